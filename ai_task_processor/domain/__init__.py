@@ -1,0 +1,1 @@
+"""The vocabulary of the program: values, errors, events and ports; standard library only."""

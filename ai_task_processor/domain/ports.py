@@ -1,0 +1,292 @@
+"""Every port of the program on one page: what a room may ask of another, never how it is done."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from ai_task_processor.domain.events import Event
+from ai_task_processor.domain.outcome import Outcome, Settled
+from ai_task_processor.domain.task import Page, Task
+from ai_task_processor.domain.work import Batch, Rejection, Work
+
+# --- Task API ---------------------------------------------------------------------------------------------------------
+
+
+class TaskSource(Protocol):
+    """Where tasks come from."""
+
+    async def fetch(self, limit: int) -> Page:
+        """Ask for at most ``limit`` pending tasks; the answer may hold more, for some servers ignore the limit.
+
+        Raises TaskApiUnavailable, TaskApiRejected, AuthenticationFailed or BreakerOpen.
+        """
+        ...
+
+
+class Receipt(Enum):
+    """What the Task API did with an outcome, where that ends the matter."""
+
+    TAKEN = "taken"
+    GONE = "gone"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An outcome that waits for delivery: ``attempts`` counts the deliveries that failed so far.
+
+    ``settled_at`` is in Unix seconds.
+    """
+
+    task_id: str
+    type: str
+    correlation_id: str
+    outcome: Settled
+    settled_at: float
+    attempts: int = 0
+
+
+class Reporter(Protocol):
+    """Where outcomes go; every method is safe to repeat with the same values."""
+
+    async def report(self, entry: Entry) -> Receipt:
+        """Deliver one outcome.
+
+        Raises TaskApiRejected (park it), TaskApiUnavailable (keep it, its own backoff), AuthenticationFailed or
+        BreakerOpen (keep everything).
+        """
+        ...
+
+    async def announce(self, task: Task) -> Receipt:
+        """Tell the Task API that work on ``task`` begins; anything but TAKEN means that it is not ours to do.
+
+        Raises as :meth:`report`.
+        """
+        ...
+
+
+# --- Journal ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How many tasks the journal holds.
+
+    ``ready`` are due now, ``deferred`` are due later, ``claimed`` are being performed, ``unreported`` wait for
+    delivery, ``parked`` wait for an operator. ``oldest_unreported`` is when the oldest undelivered outcome was
+    settled, in Unix seconds, None where there is none.
+    """
+
+    ready: int = 0
+    deferred: int = 0
+    claimed: int = 0
+    unreported: int = 0
+    parked: int = 0
+    oldest_unreported: float | None = None
+
+    @property
+    def listed_again(self) -> int:
+        """How many of them the Task API will list again: all, for none has been reported."""
+        return self.ready + self.deferred + self.claimed + self.unreported + self.parked
+
+
+class Journal(Protocol):
+    """The durable state machine: due, claimed, succeeded or failed, reported or parked.
+
+    What a method did is durable when it returns, and each is one transaction; a cancelled call has happened whole or
+    not at all. Times are Unix seconds from the journal's clock. Every method raises JournalError when the storage
+    fails; that error is meant to stop the process.
+    """
+
+    async def mark(self) -> int:
+        """The journal's logical time, to be read before a fetch and given to :meth:`accept`.
+
+        Every acknowledged report is later than each mark read before it, whatever the wall clock did.
+        """
+        ...
+
+    async def accept(self, tasks: Sequence[Task], mark: int) -> tuple[str, ...]:
+        """Keep the tasks not known yet, as due; answer the ids of those kept.
+
+        A reported task is known to be finished if its report is later than ``mark`` (the page is stale); if the
+        report is not later, somebody set the task back to pending, and it starts again with no attempts.
+        """
+        ...
+
+    async def claim(self, limit: int) -> tuple[Task, ...]:
+        """Take at most ``limit`` due tasks, all with the ``batch_key`` of the most urgent one, most urgent first."""
+        ...
+
+    async def settle(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Write the outcomes of claimed tasks in one transaction; a deferred task is due again at its time.
+
+        Ids that are not claimed are passed over: a late outcome never overwrites one that stands.
+        """
+        ...
+
+    async def release(self, task_ids: Sequence[str]) -> None:
+        """Give claimed tasks back as due, as if they had never been claimed."""
+        ...
+
+    async def unreported(self, limit: int) -> tuple[Entry, ...]:
+        """Hand out outcomes to deliver, oldest first; none is handed out twice until it is postponed or reopened."""
+        ...
+
+    async def mark_reported(self, task_ids: Sequence[str]) -> None:
+        """These are finished (delivered, gone, or somebody else's); results and contents are forgotten at once."""
+        ...
+
+    async def postpone(self, task_ids: Sequence[str], until: float, *, counts: bool = True) -> None:
+        """Deliver these outcomes at ``until`` or later; ``counts`` adds a failed delivery to each."""
+        ...
+
+    async def park(self, task_id: str, reason: str) -> None:
+        """The Task API refuses this outcome: keep it for an operator."""
+        ...
+
+    async def reopen(self) -> None:
+        """At start: claimed tasks are due again, outcomes handed out are to be delivered again."""
+        ...
+
+    async def next_due(self) -> float | None:
+        """When the earliest deferred task becomes due; None where there is none. Never in the past of a claim."""
+        ...
+
+    async def next_unreported(self) -> float | None:
+        """When the earliest postponed outcome is to be delivered; None where there is none."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """Count what is held."""
+        ...
+
+    async def forget(self, before: float) -> int:
+        """Drop reported tasks whose report was acknowledged before this time; answer how many."""
+        ...
+
+
+# --- Performing -------------------------------------------------------------------------------------------------------
+
+
+class Processor(Protocol):
+    """Handles one task type."""
+
+    @property
+    def type(self) -> str:
+        """The value of a task's ``type`` that it handles."""
+        ...
+
+    def plan(self, task: Task) -> Work | Rejection:
+        """Understand a task: what it needs, or why its content cannot be used. Pure and fast."""
+        ...
+
+    async def perform(self, batch: Batch) -> Mapping[str, Outcome]:
+        """Do the work; one outcome for each task id of the batch.
+
+        May raise ProviderUnavailable, ProviderThrottled, ProviderRejected or NotNow when that holds for the batch as
+        a whole; the caller then retries later, splits or defers.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What a provider answered: ``vectors`` holds one float32 little-endian vector per text, in order.
+
+    ``model`` and ``provider`` name who made them; ``tokens`` is what the provider counted for all of them together, 0
+    where it does not count.
+    """
+
+    vectors: tuple[bytes, ...]
+    model: str
+    provider: str
+    tokens: int = 0
+
+
+class EmbeddingProvider(Protocol):
+    """An engine that turns texts into vectors, or a wrapper around one."""
+
+    @property
+    def name(self) -> str:
+        """One word for logs, metrics and detailed results."""
+        ...
+
+    def serves(self, model: str) -> bool:
+        """Whether tasks that name this model can be done here."""
+        ...
+
+    async def embed(self, texts: Sequence[str], *, model: str, dimensions: int | None) -> Embeddings:
+        """Embed ``texts`` (at least one, none empty); ``dimensions`` None means the model's own length.
+
+        Raises ProviderError or NotNow.
+        """
+        ...
+
+
+# --- Limits -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WindowUsage:
+    """One window of the limiter.
+
+    ``reset_at`` (Unix seconds) is when the next place becomes free, or when the window begins anew; None where nothing
+    is used.
+    """
+
+    current: int
+    limit: int
+    remaining: int
+    reset_at: float | None
+
+
+class RateLimiter(Protocol):
+    """Keeps the number of tasks admitted to providers below every configured window."""
+
+    async def take(self, count: int) -> None:
+        """Book ``count`` tasks in all windows, durably, or in none.
+
+        Raises RateLimited with the time from which on ``count`` will fit (or, where ``count`` is above a limit,
+        from which on the window is as free as it gets).
+        """
+        ...
+
+    async def refund(self, count: int) -> None:
+        """Give back ``count`` tasks of the last booking that were never sent."""
+        ...
+
+    def headroom(self) -> int | None:
+        """How many tasks could be booked now; None where there is no limit."""
+        ...
+
+    def opens_at(self) -> float | None:
+        """While nothing can be booked: when something can (Unix seconds). None while there is room."""
+        ...
+
+    def usage(self) -> Mapping[str, WindowUsage]:
+        """Every configured window by its name: minute, hour, day, week, month."""
+        ...
+
+
+# --- Observing --------------------------------------------------------------------------------------------------------
+
+
+class Observer(Protocol):
+    """Is told what happens; never raises, never waits."""
+
+    def __call__(self, event: Event) -> None:
+        """Take note of ``event``."""
+        ...
+
+
+class Stage(Protocol):
+    """One stage of the flow; repeating, waiting and waking are not its business."""
+
+    async def step(self) -> float:
+        """Do one round.
+
+        Answers how many seconds there will be nothing to do: 0 after a round that did something, infinity where only
+        being woken can bring work.
+        """
+        ...

@@ -1,0 +1,34 @@
+"""A task that its processor has understood, ready to be performed together with its like."""
+
+from dataclasses import dataclass
+
+from ai_task_processor.domain.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A planned task: ``key`` says what it can be batched with, ``payload`` is for its processor alone.
+
+    ``size`` is the estimated number of tokens that the provider will count for it.
+    """
+
+    task: Task
+    key: str
+    payload: object
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """The task's content cannot be used; ``reason`` tells its author what to change."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Works of one task type with equal keys; never empty."""
+
+    type: str
+    key: str
+    works: tuple[Work, ...]

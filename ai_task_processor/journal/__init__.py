@@ -1,0 +1,1 @@
+"""The durable state machine in the middle of the flow."""

@@ -1,0 +1,1 @@
+"""How many tasks may go to providers in a window of time."""

@@ -1,0 +1,1 @@
+"""Observers of events: logs, metrics, health, and the routes that show them."""

@@ -1,0 +1,1 @@
+"""The flow: intake, dispatch and delivery around the journal; knows the domain only."""

@@ -1,0 +1,1 @@
+"""One module per task type: content to work to outcome."""

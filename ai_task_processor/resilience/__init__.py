@@ -1,0 +1,1 @@
+"""Circuit breakers and retries for calls that may fail."""

@@ -1,0 +1,1 @@
+"""The task server: the Task API's contract from the other side."""

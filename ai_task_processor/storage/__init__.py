@@ -1,0 +1,1 @@
+"""The database: engine and schema; no knowledge of who uses it."""
