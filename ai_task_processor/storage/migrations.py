@@ -1,0 +1,71 @@
+"""Brings a database to the schema that this program knows, forward only."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, insert, inspect, select, update
+
+from ai_task_processor.domain.errors import JournalError
+from ai_task_processor.storage.schema import metadata
+
+Step = Callable[[Connection], None]
+
+STEPS: Mapping[int, Step] = MappingProxyType({})
+"""For each schema number above 1, what makes it out of the one before.
+
+A new database is created whole from ``schema.py`` and takes no step, so a step must come to what is declared there
+(a test compares the two). Once released a step never changes: write it in SQL, not with the tables of ``schema.py``.
+"""
+
+schema_version = Table("schema_version", MetaData(), Column("number", Integer, nullable=False))
+
+
+def migrate(connection: Connection, *, name: str, steps: Mapping[int, Step] = STEPS) -> None:
+    """Create the schema in an empty database, or take the steps that are missing; all inside one transaction.
+
+    ``name`` is how messages call the database. Raises JournalError for one that a later version has written.
+    """
+    newest = newest_schema(steps)
+    found = _schema_number(connection)
+    if found is None:
+        _create(connection, newest)
+        return
+    _refuse_newer(found, newest, name)
+    for number in range(found + 1, newest + 1):
+        steps[number](connection)
+    if found < newest:
+        connection.execute(update(schema_version).values(number=newest))
+
+
+def expect_newest(connection: Connection, *, name: str) -> None:
+    """Raise JournalError for a database whose schema is not the one that this program works with."""
+    newest = newest_schema()
+    found = _schema_number(connection)
+    if found is None or found < newest:
+        raise JournalError(f"state file {name} is of an older version; start the daemon once to bring it up to date")
+    _refuse_newer(found, newest, name)
+
+
+def newest_schema(steps: Mapping[int, Step] = STEPS) -> int:
+    """The number of the schema that this program works with."""
+    return max(steps, default=1)
+
+
+def _schema_number(connection: Connection) -> int | None:
+    if not inspect(connection).has_table(schema_version.name):
+        return None
+    return int(connection.execute(select(schema_version.c.number)).scalar_one())
+
+
+def _refuse_newer(found: int, newest: int, name: str) -> None:
+    if found > newest:
+        raise JournalError(
+            f"state file {name} was written by a newer version of this program (schema {found}, this version knows "
+            f"up to {newest}); install that version again, or give STATE_URL another file"
+        )
+
+
+def _create(connection: Connection, newest: int) -> None:
+    metadata.create_all(connection, checkfirst=False)
+    schema_version.create(connection)
+    connection.execute(insert(schema_version).values(number=newest))
