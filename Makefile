@@ -1,0 +1,52 @@
+# Every target makes what it needs, on a machine with Python 3.11 or later and make.
+
+VENV := .venv
+BIN := $(VENV)/bin
+FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check format lock clean
+
+help: ## Show what can be made
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "PYTHON=… chooses the Python that the virtual environment in $(VENV) is made with."
+
+demo: $(VENV)/ready-local ## Watch real texts become embeddings through the whole flow
+	@$(BIN)/ai-task-processor demo $(ARGS)
+
+run: $(VENV)/ready-all ## Run the daemon with the configuration in .env
+	@$(BIN)/ai-task-processor run
+
+test: $(VENV)/ready-dev ## Run the tests
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+check: $(VENV)/ready-dev ## Check style, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/ready-dev ## Format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(VENV)/ready-dev ## Renew requirements.lock, the pinned and hashed dependencies of the image
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra all --universal --python-version 3.11 --upgrade \
+		--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet \
+		--no-emit-package ai-task-processor --output-file requirements.lock
+
+clean: ## Remove what make has made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@python="$$($(FIND_PYTHON))"; \
+	test -n "$$python" || { echo "Python 3.11 or later is needed; install it, or say where it is: make PYTHON=…"; exit 1; }; \
+	echo "Making $(VENV) with $$python …"; \
+	"$$python" -m venv $(VENV) || { rm -rf $(VENV); echo "On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/ready-%: $(BIN)/python pyproject.toml
+	@echo "Installing what $* needs …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,123 @@
+"""The stage that brings outcomes from the journal to the Task API."""
+
+import asyncio
+import math
+import random
+from collections import deque
+
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.errors import AuthenticationFailed, NotNow, TaskApiRejected, TaskApiUnavailable
+from ai_task_processor.domain.events import DeliveryHalted, Parked, Reported, ReportPostponed
+from ai_task_processor.domain.outcome import Succeeded
+from ai_task_processor.domain.ports import Entry, Journal, Observer, Receipt, Reporter
+
+CHUNK = 64
+"""Outcomes taken from the journal at once."""
+
+FIRST_BACKOFF = 1.0
+LONGEST_BACKOFF = 900.0
+"""Seconds until an outcome that was not taken is sent again: doubled with each failure, between these bounds."""
+
+AUTHENTICATION_REST = 30.0
+"""Seconds for which delivery rests when the Task API does not let us in."""
+
+LONGEST_WISH = 3_600.0
+"""Seconds for which a Retry-After of the Task API is obeyed, at most."""
+
+
+class Delivery:
+    """Delivers outcomes, oldest first; any number of lanes may step it at the same time."""
+
+    def __init__(
+        self, *, journal: Journal, reporter: Reporter, clock: Clock, observer: Observer, randomness: random.Random
+    ) -> None:
+        self._journal = journal
+        self._reporter = reporter
+        self._clock = clock
+        self._observer = observer
+        self._random = randomness
+        self._taken: deque[Entry] = deque()
+        self._taking = asyncio.Lock()
+        self._acknowledged: list[str] = []
+        self._acknowledging = asyncio.Lock()
+        self._halted_until = -math.inf
+
+    async def step(self) -> float:
+        """Deliver one outcome; answer 0, or how long there will be nothing to deliver."""
+        halted = self._halted_until - self._clock.now()
+        if halted > 0:
+            return halted
+        entry = await self._next()
+        if entry is None:
+            return await self._until_next()
+        await self._deliver(entry)
+        return 0.0
+
+    async def _next(self) -> Entry | None:
+        async with self._taking:
+            if not self._taken:
+                self._taken.extend(await self._journal.unreported(CHUNK))
+            return self._taken.popleft() if self._taken else None
+
+    async def _until_next(self) -> float:
+        due = await self._journal.next_unreported()
+        return math.inf if due is None else max(0.0, due - self._clock.now())
+
+    async def _deliver(self, entry: Entry) -> None:
+        try:
+            receipt = await self._reporter.report(entry)
+        except TaskApiRejected as error:
+            await self._park(entry, str(error))
+        except TaskApiUnavailable as error:
+            await self._postpone(entry, error)
+        except AuthenticationFailed as error:
+            self._halt(entry, self._clock.now() + AUTHENTICATION_REST, str(error))
+        except NotNow as error:
+            self._halt(entry, error.until, str(error))
+        else:
+            await self._acknowledge(entry, receipt)
+
+    async def _acknowledge(self, entry: Entry, receipt: Receipt) -> None:
+        """Write down that the entry is reported, in one transaction with all that were acknowledged meanwhile."""
+        self._acknowledged.append(entry.task_id)
+        async with self._acknowledging:
+            if self._acknowledged:
+                task_ids, self._acknowledged = self._acknowledged, []
+                await self._journal.mark_reported(task_ids)
+        self._observer(
+            Reported(
+                task_id=entry.task_id,
+                correlation_id=entry.correlation_id,
+                type=entry.type,
+                status="succeeded" if isinstance(entry.outcome, Succeeded) else "failed",
+                receipt=receipt.value,
+                waited=max(0.0, self._clock.now() - entry.settled_at),
+            )
+        )
+
+    async def _park(self, entry: Entry, reason: str) -> None:
+        await self._journal.park(entry.task_id, reason)
+        self._observer(Parked(task_id=entry.task_id, correlation_id=entry.correlation_id, reason=reason))
+
+    async def _postpone(self, entry: Entry, error: TaskApiUnavailable) -> None:
+        """Try this outcome again later; a wish of the API to wait holds for the others too."""
+        wished = min(error.retry_after or 0.0, LONGEST_WISH)
+        until = self._clock.now() + max(wished, self._backoff(entry.attempts))
+        if wished:
+            self._rest_until(self._clock.now() + wished, str(error))
+        await self._journal.postpone([entry.task_id], until)
+        self._observer(ReportPostponed(entry.task_id, entry.correlation_id, until=until, reason=str(error)))
+
+    def _backoff(self, attempts: int) -> float:
+        return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempts, 20)) * self._random.uniform(0.5, 1.0)
+
+    def _halt(self, entry: Entry, until: float, reason: str) -> None:
+        """Rest, for no outcome would be taken now; this one stays in hand."""
+        self._taken.appendleft(entry)
+        self._rest_until(until, reason)
+
+    def _rest_until(self, until: float, reason: str) -> None:
+        now = self._clock.now()
+        if self._halted_until <= now < until:
+            self._observer(DeliveryHalted(until=until, reason=reason))
+        self._halted_until = max(self._halted_until, until)

@@ -1,0 +1,229 @@
+"""The stage that has due tasks performed and writes their outcomes into the journal."""
+
+import math
+import random
+import traceback
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.errors import (
+    JournalError,
+    NotNow,
+    ProviderError,
+    ProviderRejected,
+    ProviderThrottled,
+    ProviderUnavailable,
+    TaskApiError,
+)
+from ai_task_processor.domain.events import (
+    BatchCrashed,
+    BatchSettled,
+    BatchSplit,
+    BatchStarted,
+    ClaimLost,
+    TaskSettled,
+    TaskStarted,
+)
+from ai_task_processor.domain.outcome import Deferred, Failed, Outcome, Succeeded, Vector
+from ai_task_processor.domain.ports import Journal, Observer, Processor, RateLimiter, Receipt, Reporter
+from ai_task_processor.domain.task import Task
+from ai_task_processor.domain.work import Batch, Rejection, Work
+from ai_task_processor.pipeline.batching import batches, halves
+
+FIRST_BACKOFF = 2.0
+LONGEST_BACKOFF = 3_600.0
+"""Seconds until a task that failed by itself is tried again: doubled with each attempt, between these bounds."""
+
+OUTAGE_BACKOFF = 5.0
+"""Seconds until a task is tried again whose provider is down for everybody; the breaker governs the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchSettings:
+    """``batch_size`` tasks in one provider request; ``max_attempts`` own failures before a task is failed.
+
+    With ``announce`` tasks are set to in_progress before work on them begins.
+    """
+
+    batch_size: int
+    max_attempts: int
+    announce: bool = False
+
+
+class Dispatch:
+    """Claims due tasks of one kind, has their processor perform them, settles them."""
+
+    def __init__(
+        self,
+        settings: DispatchSettings,
+        *,
+        journal: Journal,
+        processors: Mapping[str, Processor],
+        limiter: RateLimiter,
+        reporter: Reporter,
+        clock: Clock,
+        observer: Observer,
+        randomness: random.Random,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._processors = processors
+        self._limiter = limiter
+        self._reporter = reporter
+        self._clock = clock
+        self._observer = observer
+        self._random = randomness
+
+    async def step(self) -> float:
+        """Perform one claim; answer 0, or how long nothing will be due."""
+        opens_at = self._limiter.opens_at()
+        if opens_at is not None:
+            return max(0.0, opens_at - self._clock.now())
+        headroom = self._limiter.headroom()
+        size = self._settings.batch_size
+        tasks = await self._journal.claim(size if headroom is None else max(1, min(size, headroom)))
+        if not tasks:
+            return await self._until_next_due()
+        await self._perform(await self._announced(tasks))
+        return 0.0
+
+    async def _until_next_due(self) -> float:
+        due = await self._journal.next_due()
+        return math.inf if due is None else max(0.0, due - self._clock.now())
+
+    # --- Claiming with the Task API -------------------------------------------------------------------------------
+
+    async def _announced(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Those of the tasks that are ours, after the Task API was told that work begins."""
+        if not self._settings.announce:
+            return tasks
+        return [task for task in tasks if await self._announce(task)]
+
+    async def _announce(self, task: Task) -> bool:
+        try:
+            receipt = await self._reporter.announce(task)
+        except (TaskApiError, NotNow) as error:
+            until = error.until if isinstance(error, NotNow) else self._clock.now() + OUTAGE_BACKOFF
+            await self._settle_one(task, Deferred(until=until, reason=str(error)), cause=type(error).__name__)
+            return False
+        if receipt is Receipt.TAKEN:
+            return True
+        await self._journal.mark_reported([task.id])
+        self._observer(ClaimLost(task_id=task.id, correlation_id=task.correlation_id, receipt=receipt.value))
+        return False
+
+    # --- Performing -----------------------------------------------------------------------------------------------
+
+    async def _perform(self, tasks: Sequence[Task]) -> None:
+        """Plan the tasks and settle them batch by batch; a refused batch comes back as its halves."""
+        works: list[Work] = []
+        for task in tasks:
+            plan = self._plan(task)
+            if isinstance(plan, Work):
+                works.append(plan)
+            else:
+                await self._settle_one(task, Failed(plan.reason), cause="Rejection")
+        todo = deque(batches(works, self._settings.batch_size))
+        while todo:
+            todo.extendleft(reversed(await self._settle_batch(todo.popleft())))
+
+    def _plan(self, task: Task) -> Work | Rejection:
+        processor = self._processors.get(task.type)
+        if processor is None:
+            known = ", ".join(sorted(self._processors))
+            return Rejection(f"type {task.type[:100]!r} is not known here; known types: {known}")
+        return processor.plan(task)
+
+    async def _settle_batch(self, batch: Batch) -> tuple[Batch, ...]:
+        """Perform and settle one batch; answer the parts to try instead, where it was refused as a whole."""
+        began = self._clock.monotonic()
+        self._tell_started(batch)
+        try:
+            outcomes, cause = await self._processors[batch.type].perform(batch), ""
+        except ProviderRejected as error:
+            if len(batch.works) > 1 and not error.every_input:
+                self._observer(BatchSplit(batch.type, batch.key, len(batch.works), str(error)))
+                return halves(batch)
+            outcomes, cause = self._all(batch, Failed(str(error))), type(error).__name__
+        except (NotNow, ProviderError) as error:
+            outcomes, cause = self._deferred(batch, error), type(error).__name__
+        except JournalError:
+            raise
+        except Exception:  # noqa: BLE001  # the one place where a defect of a processor is contained: only its batch waits
+            self._observer(BatchCrashed(batch.type, batch.key, len(batch.works), traceback.format_exc()))
+            outcomes, cause = self._after_defect(batch), "Defect"
+        await self._settle(batch, outcomes, cause, self._clock.monotonic() - began)
+        return ()
+
+    def _all(self, batch: Batch, outcome: Outcome) -> dict[str, Outcome]:
+        return {work.task.id: outcome for work in batch.works}
+
+    def _deferred(self, batch: Batch, error: NotNow | ProviderError) -> dict[str, Outcome]:
+        if isinstance(error, NotNow):
+            return self._all(batch, Deferred(until=error.until, reason=str(error)))
+        if isinstance(error, ProviderUnavailable) and error.own_fault:
+            return {work.task.id: self._after_own_failure(work.task, str(error)) for work in batch.works}
+        wished = error.retry_after if isinstance(error, ProviderUnavailable | ProviderThrottled) else None
+        return self._all(batch, Deferred(until=self._clock.now() + max(wished or 0, OUTAGE_BACKOFF), reason=str(error)))
+
+    def _after_defect(self, batch: Batch) -> dict[str, Outcome]:
+        reason = "the daemon failed to process this task; its log has the details"
+        return {work.task.id: self._after_own_failure(work.task, reason) for work in batch.works}
+
+    def _after_own_failure(self, task: Task, reason: str) -> Outcome:
+        """Defer a task that failed by itself, or fail it when it has done so too often."""
+        attempts = task.attempts + 1
+        if attempts >= self._settings.max_attempts:
+            return Failed(f"given up after {attempts} attempts: {reason}")
+        backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0**task.attempts) * self._random.uniform(0.5, 1.0)
+        return Deferred(until=self._clock.now() + backoff, reason=reason, counts=True)
+
+    # --- Settling -------------------------------------------------------------------------------------------------
+
+    async def _settle_one(self, task: Task, outcome: Outcome, *, cause: str) -> None:
+        await self._settle(Batch(task.type, "", (Work(task, "", None),)), {task.id: outcome}, cause, 0.0)
+
+    async def _settle(self, batch: Batch, outcomes: Mapping[str, Outcome], cause: str, seconds: float) -> None:
+        """Make the outcomes durable, then tell of them; a task that got none failed by a defect."""
+        missing = [work for work in batch.works if work.task.id not in outcomes]
+        if missing:
+            outcomes = dict(outcomes) | self._after_defect(Batch(batch.type, batch.key, tuple(missing)))
+        await self._journal.settle(outcomes)
+        self._tell_settled(batch, outcomes, cause, seconds)
+
+    def _tell_started(self, batch: Batch) -> None:
+        self._observer(BatchStarted(batch.type, batch.key, len(batch.works)))
+        for work in batch.works:
+            self._observer(TaskStarted(work.task.id, work.task.correlation_id, batch.type, batch.key))
+
+    def _tell_settled(self, batch: Batch, outcomes: Mapping[str, Outcome], cause: str, seconds: float) -> None:
+        settled = [_settled(work.task, outcomes[work.task.id], cause, seconds) for work in batch.works]
+        for event in settled:
+            self._observer(event)
+        statuses = [event.status for event in settled]
+        self._observer(
+            BatchSettled(
+                type=batch.type,
+                key=batch.key,
+                size=len(settled),
+                succeeded=statuses.count("succeeded"),
+                failed=statuses.count("failed"),
+                deferred=statuses.count("deferred"),
+                seconds=seconds,
+                reason=next((event.reason for event in settled if event.reason), ""),
+            )
+        )
+
+
+def _settled(task: Task, outcome: Outcome, cause: str, seconds: float) -> TaskSettled:
+    about = TaskSettled(task.id, task.correlation_id, task.type, status="succeeded", seconds=seconds)
+    match outcome:
+        case Succeeded(result=result, model=model, provider=provider, tokens=tokens):
+            dimensions = result.dimensions if isinstance(result, Vector) else 0
+            return replace(about, model=model, provider=provider, tokens=tokens, dimensions=dimensions)
+        case Failed(reason=reason):
+            return replace(about, status="failed", reason=reason, cause=cause)
+        case Deferred(reason=reason, counts=counts):
+            return replace(about, status="deferred", reason=reason, cause=cause, counts=counts)

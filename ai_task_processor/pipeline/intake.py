@@ -1,0 +1,200 @@
+"""The stage that fetches tasks and puts them into the journal."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.errors import NotNow, TaskApiError, TaskApiUnavailable
+from ai_task_processor.domain.events import EntryUnusable, Polled, PollFailed, PollPlanned, TaskAccepted, TypeUnknown
+from ai_task_processor.domain.ports import Backlog, Journal, Observer, Processor, RateLimiter, TaskSource
+from ai_task_processor.domain.task import Page, Task
+from ai_task_processor.domain.work import Work
+
+FIRST_BACKOFF = 1.0
+LONGEST_BACKOFF = 60.0
+"""Seconds between polls while the Task API does not answer; never less than the interval would be in the end."""
+
+SMALLEST_CHUNK = 256
+"""Tasks offered to the journal in one statement, at least, so that a page that we know already costs few of them."""
+
+HELD_BOUND = 10
+"""How many times ``hold_limit`` all rows together may be, deferred and undelivered ones included."""
+
+LIMITED_PACE = 1.0
+"""Seconds between polls, at least, while a rate limit and not our room says how much is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeSettings:
+    """``interval`` in seconds between polls while there is nothing to do.
+
+    ``fetch_limit`` new tasks are asked for at once, ``hold_limit`` are kept waiting, at most. With ``keep_unknown``
+    tasks of a type that no processor handles are accepted too, so that dispatch fails them.
+    """
+
+    interval: float
+    fetch_limit: int
+    hold_limit: int
+    keep_unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """``keep`` new tasks find a place; ``ask`` of them are worth asking for now."""
+
+    keep: int
+    ask: int
+    limited: bool = False
+
+
+class Intake:
+    """Polls the Task API while there is room: at once while pages are full, else by the interval."""
+
+    def __init__(
+        self,
+        settings: IntakeSettings,
+        *,
+        source: TaskSource,
+        journal: Journal,
+        processors: Mapping[str, Processor],
+        limiter: RateLimiter,
+        clock: Clock,
+        observer: Observer,
+        randomness: random.Random,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._journal = journal
+        self._processors = processors
+        self._limiter = limiter
+        self._clock = clock
+        self._observer = observer
+        self._random = randomness
+        self._polled_at = -math.inf
+        self._rest = 0.0
+        self._more = False
+        self._limit_ignored = False
+        self._left_alone = 0
+        self._failures = 0
+
+    def poll_now(self) -> None:
+        """Let the next step poll, whatever the interval says."""
+        self._polled_at = -math.inf
+
+    async def step(self) -> float:
+        """Poll if it is time and there is room; answer how long to rest, in seconds."""
+        opens_at = self._limiter.opens_at()
+        rest = await self._poll_if_due() if opens_at is None else opens_at - self._clock.now()
+        rest = max(0.0, min(rest, self._settings.interval)) if rest else 0.0
+        self._observer(PollPlanned(by=self._clock.now() + rest))
+        return rest
+
+    async def _poll_if_due(self) -> float:
+        backlog = await self._journal.backlog()
+        room = self._room(backlog)
+        if room.ask <= 0:
+            return self._settings.interval
+        wait = self._wait(backlog, room)
+        if wait > 0:
+            return wait
+        return await self._poll(room, backlog)
+
+    def _room(self, backlog: Backlog) -> Room:
+        """Deferred and undelivered tasks take room within the outer bound only, so that they cannot starve the rest."""
+        within_bound = HELD_BOUND * self._settings.hold_limit - backlog.listed_again
+        keep = min(self._settings.hold_limit - backlog.ready - backlog.claimed, within_bound)
+        ask = min(keep, self._settings.fetch_limit)
+        headroom = self._limiter.headroom()
+        if headroom is None or headroom - backlog.ready >= ask:
+            return Room(keep, ask)
+        return Room(keep, headroom - backlog.ready, limited=True)
+
+    def _wait(self, backlog: Backlog, room: Room) -> float:
+        """Seconds until the next poll; none after a full page when we run dry."""
+        return self._polled_at + self._pause(backlog, room) - self._clock.monotonic()
+
+    def _pause(self, backlog: Backlog, room: Room) -> float:
+        if self._limit_ignored and backlog.ready:
+            return math.inf
+        if self._more and backlog.ready < self._settings.fetch_limit:
+            return LIMITED_PACE if room.limited else 0.0
+        return self._rest
+
+    async def _poll(self, room: Room, backlog: Backlog) -> float:
+        limit = room.ask + backlog.listed_again + self._left_alone
+        mark = await self._journal.mark()
+        try:
+            page = await self._source.fetch(limit)
+        except (TaskApiError, NotNow) as error:
+            return self._after_failure(error)
+        accepted = await self._accept(page, room.keep, mark)
+        return self._after_page(page, limit, accepted)
+
+    async def _accept(self, page: Page, room: int, mark: int) -> int:
+        """Offer the page's tasks to the journal, most urgent first, until ``room`` of them were new."""
+        usable = [task for task in page.tasks if self._settings.keep_unknown or task.type in self._processors]
+        accepted = position = 0
+        while accepted < room and position < len(usable):
+            chunk = usable[position : position + max(room - accepted, SMALLEST_CHUNK)]
+            position += len(chunk)
+            accepted += await self._accept_chunk(chunk, mark)
+        return accepted
+
+    async def _accept_chunk(self, chunk: Sequence[Task], mark: int) -> int:
+        planned = {task.id: replace(task, batch_key=self._batch_key(task)) for task in chunk}
+        kept = await self._journal.accept(tuple(planned.values()), mark)
+        for task_id in kept:
+            task = planned[task_id]
+            self._observer(TaskAccepted(task_id=task.id, correlation_id=task.correlation_id, type=task.type))
+        return len(kept)
+
+    def _batch_key(self, task: Task) -> str:
+        processor = self._processors.get(task.type)
+        work = processor.plan(task) if processor else None
+        return f"{task.type} {work.key}" if isinstance(work, Work) else ""
+
+    def _after_page(self, page: Page, limit: int, accepted: int) -> float:
+        left_alone = self._tell_left_alone(page)
+        grown = left_alone > self._left_alone
+        self._left_alone = left_alone
+        self._failures = 0
+        self._limit_ignored = page.listed > limit
+        self._more = page.listed >= limit and (accepted > 0 or grown)
+        self._observer(Polled(listed=page.listed, accepted=accepted, left_alone=left_alone))
+        self._rest_for(self._settings.interval * self._random.uniform(0.9, 1.1))
+        return 0.0 if accepted or self._more else self._rest
+
+    def _tell_left_alone(self, page: Page) -> int:
+        """Tell of the entries that are not for us; answer how many they are."""
+        if page.unusable:
+            self._observer(EntryUnusable(count=len(page.unusable), reason=page.unusable[0]))
+        if self._settings.keep_unknown:
+            return len(page.unusable)
+        unknown = Counter(task.type for task in page.tasks if task.type not in self._processors)
+        for kind, count in unknown.items():
+            self._observer(TypeUnknown(type=kind, count=count))
+        return len(page.unusable) + unknown.total()
+
+    def _after_failure(self, error: TaskApiError | NotNow) -> float:
+        rest = self._backoff(error)
+        self._failures += 1
+        self._more = False
+        self._observer(PollFailed(reason=str(error), rest=rest))
+        self._rest_for(rest)
+        return rest
+
+    def _backoff(self, error: TaskApiError | NotNow) -> float:
+        if isinstance(error, NotNow):
+            return max(0.0, error.until - self._clock.now())
+        grown = FIRST_BACKOFF * 2.0 ** min(self._failures, 10)
+        longest = max(LONGEST_BACKOFF, self._settings.interval)
+        wished = error.retry_after if isinstance(error, TaskApiUnavailable) and error.retry_after else 0.0
+        # Equal jitter: replicas that lost the same API do not come back in one wave.
+        return max(wished, min(grown, longest) * self._random.uniform(0.5, 1.0))
+
+    def _rest_for(self, seconds: float) -> None:
+        self._polled_at = self._clock.monotonic()
+        self._rest = seconds

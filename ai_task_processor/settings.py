@@ -1,0 +1,352 @@
+"""The configuration: the only reader of the environment, of ``.env`` and of secret files."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ai_task_processor.domain.errors import ConfigurationError
+
+PLACEHOLDER_KEY = "your_openai_api_key_here"
+"""What example files hold in place of a key; it turns mock processing on."""
+
+INLINE_COMMENT = re.compile(r"\s+#.*$", re.DOTALL)
+DAY = 86_400.0
+
+
+def _without_comment(value: object) -> object:
+    """Drop an inline comment, which reaches us where a tool passes a line of an env file on as it is."""
+    return INLINE_COMMENT.sub("", value).strip() if isinstance(value, str) else value
+
+
+def _as_list(value: object) -> object:
+    """Accept a JSON list as well as ``a,b``."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            message = 'give a JSON list like ["a", "b"], or a,b'
+            raise ValueError(message) from error
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _as_lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _as_upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+Clean = BeforeValidator(_without_comment)
+Text = Annotated[str, Clean]
+Flag = Annotated[bool, Clean]
+Count = Annotated[int, Field(ge=0), Clean]
+Positive = Annotated[int, Field(ge=1), Clean]
+Port = Annotated[int, Field(ge=0, le=65_535), Clean]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Clean]
+Grace = Annotated[float, Field(ge=0, allow_inf_nan=False), Clean]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list), Clean]
+
+Mode = Literal["openai", "ollama", "hybrid", "local", "mock"]
+ProcessingMode = Annotated[
+    Literal["openai", "ollama", "hybrid", "local", "mock", "auto"], BeforeValidator(_as_lower), Clean
+]
+Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_as_upper), Clean]
+
+
+class Settings(BaseSettings):
+    """Every setting: its environment variable is its name in capitals, its description is its documentation."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    # Task API
+    api_base_url: Text = Field("", description="address of the application that collects the tasks")
+    ory_project_slug: Text = Field("", description="Ory project whose token endpoint is used")
+    oauth2_token_url: Text = Field("", description="token endpoint, when it is not Ory's")
+    oauth2_client_id: Text = Field("", description="OAuth2 client id")
+    oauth2_client_secret: SecretStr = Field(SecretStr(""), description="OAuth2 client secret")
+    oauth2_client_secret_file: Text = Field("", description="file that holds OAUTH2_CLIENT_SECRET")
+    oauth2_scope: Text = Field("read write", description="scope asked for")
+    oauth2_audience: Text = Field("", description="audience asked for, where the server wants one")
+    oauth2_auth_method: Annotated[Literal["client_secret_basic", "client_secret_post"], Clean] = Field(
+        "client_secret_basic", description="how the client proves itself to the token endpoint"
+    )
+    request_timeout: Seconds = Field(30, description="seconds until a request to the Task API is given up")
+    polling_interval_seconds: Seconds = Field(30, description="seconds between polls while there is nothing to do")
+    unknown_task_types: Annotated[Literal["leave", "fail"], BeforeValidator(_as_lower), Clean] = Field(
+        "leave", description="what happens to tasks of a type that nothing here handles"
+    )
+    result_format: Annotated[Literal["vector", "detailed"], BeforeValidator(_as_lower), Clean] = Field(
+        "vector", description="bare vector, or an object that also names model, provider and usage"
+    )
+    claim_tasks: Flag = Field(default=False, description="set tasks to in_progress before work on them begins")
+    fetch_limit: Positive = Field(1_000, description="new tasks asked for in one poll, at most")
+    hold_limit: Positive = Field(10_000, description="tasks that wait in the journal, at most")
+    delivery_concurrency: Positive = Field(32, description="results sent to the Task API at once, at most")
+
+    # Providers
+    processing_mode: ProcessingMode = Field(
+        "auto",
+        description="openai, ollama, hybrid, local or mock; auto is openai where OPENAI_API_KEY is given, else local",
+    )
+    openai_api_key: SecretStr = Field(
+        SecretStr(""), description=f"key for OpenAI or a compatible server; {PLACEHOLDER_KEY} turns mock mode on"
+    )
+    openai_api_key_file: Text = Field("", description="file that holds OPENAI_API_KEY")
+    openai_base_url: Text = Field("https://api.openai.com/v1", description="OpenAI, or any compatible server")
+    openai_timeout: Seconds = Field(60, description="seconds until a request to OpenAI is given up")
+    supported_models: Names = Field(("nomic-embed-text",), description="models that Ollama serves here, JSON or a,b")
+    ollama_base_url: Text = Field("http://localhost:11434", description="address of Ollama")
+    ollama_timeout: Seconds = Field(120, description="seconds until a request to Ollama is given up")
+    ollama_model_download_timeout: Seconds = Field(600, description="seconds until the pull of a model is given up")
+    hybrid_fallback_model: Text = Field(
+        "text-embedding-3-small", description="OpenAI's model while Ollama is away; none = wait for Ollama"
+    )
+    default_embedding_model: Text = Field(
+        "", description="model for tasks that name none; empty is OpenAI's small one, else the first supported"
+    )
+    mock_latency_seconds: Grace = Field(0, description="how long the mock provider takes for a batch")
+    concurrency_limit: Positive = Field(5, description="provider requests at once, at most")
+    batch_size: Annotated[int, Field(ge=1, le=2_048), Clean] = Field(64, description="texts in one provider request")
+
+    # Reliability
+    max_retries: Count = Field(3, description="repeats of a failed provider request before its tasks wait their turn")
+    retry_backoff_factor: Annotated[float, Field(ge=1, le=10), Clean] = Field(
+        2.0, description="by how much the wait between repeats grows"
+    )
+    max_attempts: Positive = Field(10, description="how often a task may fail by itself before it is failed")
+    circuit_breaker_threshold: Positive = Field(5, description="failures in a row that open a circuit breaker")
+    circuit_breaker_recovery_seconds: Seconds = Field(
+        30, description="seconds until an open breaker lets a probe through"
+    )
+    shutdown_grace_seconds: Grace = Field(30, description="seconds in which a stop finishes what is held")
+    state_url: SecretStr = Field(
+        SecretStr("sqlite:///data/state.db"),
+        description="where the journal lives; absolute: sqlite:////app/data/state.db",
+    )
+    state_url_file: Text = Field("", description="file that holds STATE_URL")
+    state_retention_hours: Seconds = Field(24, description="hours for which reported tasks are remembered")
+
+    # Limits
+    rate_limit_enabled: Flag = Field(default=True, description="whether the limits below hold")
+    rate_limit_strategy: Annotated[Literal["rolling", "fixed"], BeforeValidator(_as_lower), Clean] = Field(
+        "rolling", description="the last 60 s, hour …, or calendar windows"
+    )
+    rate_limit_timezone: Text = Field("UTC", description="time zone of calendar windows")
+    rate_limit_per_minute: Count = Field(0, description="tasks sent to providers in a minute; 0 is no limit")
+    rate_limit_per_hour: Count = Field(0, description="… in an hour")
+    rate_limit_per_day: Count = Field(0, description="… in a day")
+    rate_limit_per_week: Count = Field(0, description="… in a week")
+    rate_limit_per_month: Count = Field(0, description="… in a month")
+    rate_limit_storage_path: Text = Field("", description="older name for the SQLite file of STATE_URL")
+
+    # Operation
+    metrics_host: Text = Field("127.0.0.1", description="interface of /health, /ready and /metrics")
+    metrics_port: Port = Field(8001, description="port of /health, /ready and /metrics; 0 picks a free one")
+    log_level: Level = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_as_lower), Clean] = Field(
+        "auto", description="json, console, or auto: console on a terminal, json elsewhere"
+    )
+
+    @property
+    def token_url(self) -> str:
+        """The token endpoint."""
+        return self.oauth2_token_url or f"https://{self.ory_project_slug}.projects.oryapis.com/oauth2/token"
+
+    @property
+    def has_placeholder_key(self) -> bool:
+        """Whether the OpenAI key is the one of the example file."""
+        return self.openai_api_key.get_secret_value() == PLACEHOLDER_KEY
+
+    @property
+    def mode(self) -> Mode:
+        """The mode that runs: ``auto`` resolved, and mock in place of OpenAI while the key is a placeholder."""
+        if self.processing_mode in {"openai", "hybrid", "auto"} and self.has_placeholder_key:
+            return "mock"
+        if self.processing_mode == "auto":
+            return "openai" if self.openai_api_key.get_secret_value() else "local"
+        return self.processing_mode
+
+    @property
+    def default_model(self) -> str:
+        """The model of tasks that name none."""
+        small = "text-embedding-3-small"
+        return self.default_embedding_model or (small if self.mode == "openai" else self.supported_models[0])
+
+    @property
+    def fallback_model(self) -> str | None:
+        """The model that OpenAI uses in place of Ollama's; None means waiting for Ollama."""
+        return None if self.hybrid_fallback_model.lower() == "none" else self.hybrid_fallback_model
+
+    @property
+    def state_location(self) -> str:
+        """The URL of the state, with the older setting honoured."""
+        if self.rate_limit_storage_path and "state_url" not in self.model_fields_set:
+            return f"sqlite:///{self.rate_limit_storage_path}"
+        return self.state_url.get_secret_value()
+
+    @property
+    def retention_seconds(self) -> float:
+        """How long reported tasks are remembered, in seconds."""
+        return self.state_retention_hours * 3_600
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """The limits that hold, by window: only those above zero."""
+        if not self.rate_limit_enabled:
+            return {}
+        windows = ("minute", "hour", "day", "week", "month")
+        asked = {window: int(getattr(self, f"rate_limit_per_{window}")) for window in windows}
+        return {window: limit for window, limit in asked.items() if limit}
+
+
+SECRETS = ("oauth2_client_secret", "openai_api_key", "state_url")
+"""Fields whose values are never shown; each can also come from the file that its ``_FILE`` twin names."""
+
+SCHEMES = {
+    "api_base_url": ("http", "https"),
+    "oauth2_token_url": ("http", "https"),
+    "openai_base_url": ("http", "https"),
+    "ollama_base_url": ("http", "https"),
+}
+
+
+def load_settings(env_file: Path | None = Path(".env"), **given: object) -> Settings:
+    """Read the configuration; ``given`` overrides what the environment says.
+
+    Raises ConfigurationError with every fault at once.
+    """
+    faults: dict[str, str] = {}
+    try:
+        settings = _read(env_file, given)
+    except ValidationError as error:
+        faults = dict(_field_faults(error))
+        settings = _read(env_file, given | {name: Settings.model_fields[name].default for name in faults})
+    settings, secret_faults = _with_secrets_from_files(settings)
+    faults |= secret_faults
+    faults |= {name: fault for name, fault in _cross_faults(settings) if name not in faults}
+    if faults:
+        raise ConfigurationError([f"{name.upper()}: {fault}" for name, fault in faults.items()])
+    return settings
+
+
+def _read(env_file: Path | None, given: Mapping[str, object]) -> Settings:
+    return Settings(_env_file=env_file, **given)  # type: ignore[call-arg, arg-type]  # pydantic takes both at run time
+
+
+def _field_faults(error: ValidationError) -> Iterator[tuple[str, str]]:
+    for fault in error.errors(include_url=False):
+        name = str(fault["loc"][0])
+        shown = "(hidden)" if name in SECRETS else repr(_without_comment(fault["input"]))
+        yield name, f"{shown} cannot be used: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _with_secrets_from_files(settings: Settings) -> tuple[Settings, dict[str, str]]:
+    """Put the content of ``*_FILE`` in place of the secret; answer the faults met on the way."""
+    found: dict[str, SecretStr] = {}
+    faults: dict[str, str] = {}
+    for name in SECRETS:
+        path = str(getattr(settings, f"{name}_file"))
+        if not path:
+            continue
+        if name in settings.model_fields_set:
+            faults[f"{name}_file"] = f"give either {name.upper()} or {name.upper()}_FILE, not both"
+            continue
+        try:
+            found[name] = SecretStr(_read_secret(path))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            faults[f"{name}_file"] = f"{path!r} cannot be read: {reason}"
+    fields_set = settings.model_fields_set | set(found)
+    values = {name: getattr(settings, name) for name in Settings.model_fields} | found
+    return Settings.model_construct(_fields_set=fields_set, **values), faults
+
+
+def _read_secret(path: str) -> str:
+    secret = Path(path).read_text(encoding="utf-8").strip()
+    if not secret:
+        message = "the file is empty"
+        raise ValueError(message)
+    return secret
+
+
+def _cross_faults(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What is missing or does not fit together."""
+    yield from _missing(settings)
+    for name, schemes in SCHEMES.items():
+        fault = _url_fault(str(getattr(settings, name)), schemes)
+        if fault:
+            yield name, fault
+    yield from _provider_faults(settings)
+    yield from _state_faults(settings)
+    try:
+        ZoneInfo(settings.rate_limit_timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        yield "rate_limit_timezone", f"{settings.rate_limit_timezone!r} is no time zone; give one like Europe/Berlin"
+    if settings.hold_limit < settings.batch_size:
+        yield (
+            "hold_limit",
+            f"{settings.hold_limit} is below BATCH_SIZE={settings.batch_size}; no batch would ever be full",
+        )
+
+
+def _missing(settings: Settings) -> Iterator[tuple[str, str]]:
+    if not settings.api_base_url:
+        yield "api_base_url", "is missing; give the address of your API, like https://api.example.com"
+    if not settings.oauth2_token_url and not settings.ory_project_slug:
+        yield (
+            "ory_project_slug",
+            "is missing; give the slug of your Ory project, or OAUTH2_TOKEN_URL for another server",
+        )
+    if not settings.oauth2_client_id:
+        yield "oauth2_client_id", "is missing; give the id of an OAuth2 client that may use client_credentials"
+    if not settings.oauth2_client_secret.get_secret_value() and not settings.oauth2_client_secret_file:
+        yield "oauth2_client_secret", "is missing; give the client's secret, or OAUTH2_CLIENT_SECRET_FILE"
+
+
+def _url_fault(value: str, schemes: tuple[str, ...]) -> str | None:
+    if not value:
+        return None
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return "is not an address; give one like https://host:port/path"
+    if parts.username or parts.password:
+        return "holds a user name or password; give the address without them"
+    if not usable:
+        return f"{value!r} is not an address; give one like https://host:port/path"
+    return None
+
+
+def _provider_faults(settings: Settings) -> Iterator[tuple[str, str]]:
+    has_key = settings.openai_api_key.get_secret_value() or settings.openai_api_key_file
+    if settings.mode in {"openai", "hybrid"} and not has_key:
+        yield "openai_api_key", f"is missing; PROCESSING_MODE={settings.mode} needs it, or OPENAI_API_KEY_FILE"
+    if not settings.supported_models or not all(settings.supported_models):
+        yield "supported_models", 'is empty; name at least one model, like ["nomic-embed-text"]'
+
+
+def _state_faults(settings: Settings) -> Iterator[tuple[str, str]]:
+    scheme, separator, rest = settings.state_url.get_secret_value().partition("://")
+    if not separator or scheme not in {"sqlite", "postgresql"} or not rest.strip("/"):
+        yield "state_url", "cannot be used; give sqlite:///data/state.db or sqlite:////absolute/path/state.db"
+    if settings.rate_limit_storage_path and "state_url" in settings.model_fields_set:
+        yield "rate_limit_storage_path", "is the older name of STATE_URL; give one of them"
