@@ -43,7 +43,7 @@ class Breaker:
     The pause is measured here, by the monotonic clock.
     """
 
-    def __init__(  # noqa: PLR0913 - the four numbers and seams of a breaker, and who is told
+    def __init__(
         self,
         name: str,
         *,
