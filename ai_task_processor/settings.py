@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     # Providers
     processing_mode: ProcessingMode = Field(
         "auto",
-        description="openai, ollama, hybrid, local or mock; auto is openai where OPENAI_API_KEY is given, else local",
+        description="engine: openai, ollama, hybrid, local or mock; auto is openai where OPENAI_API_KEY is given, else local",
     )
     openai_api_key: SecretStr = Field(
         SecretStr(""), description=f"key for OpenAI or a compatible server; {PLACEHOLDER_KEY} turns mock mode on"
@@ -151,18 +151,18 @@ class Settings(BaseSettings):
     )
     rate_limit_timezone: Text = Field("UTC", description="time zone of calendar windows")
     rate_limit_per_minute: Count = Field(0, description="tasks sent to providers in a minute; 0 is no limit")
-    rate_limit_per_hour: Count = Field(0, description="… in an hour")
-    rate_limit_per_day: Count = Field(0, description="… in a day")
-    rate_limit_per_week: Count = Field(0, description="… in a week")
-    rate_limit_per_month: Count = Field(0, description="… in a month")
+    rate_limit_per_hour: Count = Field(0, description="the same in an hour")
+    rate_limit_per_day: Count = Field(0, description="the same in a day")
+    rate_limit_per_week: Count = Field(0, description="the same in a week")
+    rate_limit_per_month: Count = Field(0, description="the same in a month")
     rate_limit_storage_path: Text = Field("", description="older name for the SQLite file of STATE_URL")
 
     # Operation
     metrics_host: Text = Field("127.0.0.1", description="interface of /health, /ready and /metrics")
     metrics_port: Port = Field(8001, description="port of /health, /ready and /metrics; 0 picks a free one")
-    log_level: Level = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_level: Level = Field("INFO", description="least level that is logged: DEBUG, INFO, WARNING or ERROR")
     log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_as_lower), Clean] = Field(
-        "auto", description="json, console, or auto: console on a terminal, json elsewhere"
+        "auto", description="form of the log: json, console, or auto: console on a terminal, json elsewhere"
     )
 
     @property

@@ -1,0 +1,164 @@
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from dotenv import dotenv_values
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from ai_task_processor.domain.errors import ConfigurationError
+from ai_task_processor.settings import PLACEHOLDER_KEY, SECRETS, Settings, load_settings
+
+REQUIRED = {
+    "API_BASE_URL": "https://api.example.com",
+    "ORY_PROJECT_SLUG": "slug",
+    "OAUTH2_CLIENT_ID": "client",
+    "OAUTH2_CLIENT_SECRET": "hunter2-secret",
+}
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def load(monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str] = {}) -> Settings:
+    for name, value in (REQUIRED | dict(environment)).items():
+        monkeypatch.setenv(name, value)
+    return load_settings()
+
+
+def faults(monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load(monkeypatch, environment)
+    return "\n".join(caught.value.faults)
+
+
+def test_the_required_settings_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch)
+    assert settings.token_url == "https://slug.projects.oryapis.com/oauth2/token"
+    assert settings.mode == "local"
+    assert settings.polling_interval_seconds == 30
+    assert settings.state_location == "sqlite:///data/state.db"
+    assert settings.limits == {}
+
+
+def test_every_fault_is_told_at_once() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(batch_size="many", rate_limit_strategy="sometimes", ollama_base_url="nowhere")
+    told = "\n".join(caught.value.faults)
+    for name in ("API_BASE_URL", "ORY_PROJECT_SLUG", "OAUTH2_CLIENT_ID", "OAUTH2_CLIENT_SECRET"):
+        assert f"{name}: is missing" in told
+    for name in ("BATCH_SIZE: 'many'", "RATE_LIMIT_STRATEGY: 'sometimes'", "OLLAMA_BASE_URL: 'nowhere'"):
+        assert name in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("POLLING_INTERVAL_SECONDS", "0"),
+        ("POLLING_INTERVAL_SECONDS", "nan"),
+        ("CONCURRENCY_LIMIT", "0"),
+        ("BATCH_SIZE", "4096"),
+        ("METRICS_PORT", "70000"),
+        ("RATE_LIMIT_PER_MINUTE", "-1"),
+        ("RATE_LIMIT_TIMEZONE", "Mars/Olympus"),
+        ("RATE_LIMIT_TIMEZONE", "../../etc/passwd"),
+        ("LOG_LEVEL", "loud"),
+        ("API_BASE_URL", "ftp://files"),
+        ("API_BASE_URL", "https://host:99999"),
+        ("SUPPORTED_MODELS", "["),
+        ("SUPPORTED_MODELS", " , "),
+        ("STATE_URL", "mysql://somewhere/db"),
+        ("HOLD_LIMIT", "3"),
+        ("CLAIM_TASKS", "perhaps"),
+    ],
+)
+def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    assert faults(monkeypatch, {name: value}).startswith(f"{name}: ")
+
+
+@given(secret=st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=12))
+def test_secrets_are_never_shown(secret: str) -> None:
+    given_values = dict.fromkeys(SECRETS, f"{secret}\x00")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(None, **given_values, api_base_url=f"https://user:{secret}@host", batch_size="x")
+    assert secret not in str(caught.value)
+    shown = Settings(_env_file=None, openai_api_key=SecretStr(secret))  # type: ignore[call-arg]
+    assert secret not in repr(shown)
+
+
+def test_lists_may_be_json_or_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ('["a", "b"]', "a,b", " a , b "):
+        assert load(monkeypatch, {"SUPPORTED_MODELS": text}).supported_models == ("a", "b")
+
+
+def test_inline_comments_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, {"RATE_LIMIT_PER_MINUTE": "20   # burst", "LOG_LEVEL": "debug # noisy"})
+    assert settings.limits == {"minute": 20}
+    assert settings.log_level == "DEBUG"
+    Path(".env").write_text("RATE_LIMIT_PER_HOUR=7 # from the file\n", encoding="utf-8")
+    assert load(monkeypatch).limits == {"minute": 20, "hour": 7}
+
+
+def test_a_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("from-file\n", encoding="utf-8")
+    settings = load(monkeypatch, {"OPENAI_API_KEY_FILE": str(path)})
+    assert settings.openai_api_key.get_secret_value() == "from-file"
+    assert settings.mode == "openai"
+
+
+def test_secret_files_that_cannot_be_used_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = faults(monkeypatch, {"OPENAI_API_KEY_FILE": str(tmp_path / "none"), "OAUTH2_CLIENT_SECRET_FILE": "x"})
+    assert "OPENAI_API_KEY_FILE: " in told
+    assert "No such file" in told
+    assert "OAUTH2_CLIENT_SECRET_FILE: give either" in told
+    assert "hunter2" not in told
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "expected"),
+    [
+        ("auto", "", "local"),
+        ("auto", "sk-1", "openai"),
+        ("openai", PLACEHOLDER_KEY, "mock"),
+        ("hybrid", PLACEHOLDER_KEY, "mock"),
+        ("OLLAMA", "", "ollama"),
+        ("local", "sk-1", "local"),
+        ("mock", "", "mock"),
+    ],
+)
+def test_the_mode_follows_from_what_is_given(
+    monkeypatch: pytest.MonkeyPatch, mode: str, key: str, expected: str
+) -> None:
+    assert load(monkeypatch, {"PROCESSING_MODE": mode, "OPENAI_API_KEY": key}).mode == expected
+
+
+def test_openai_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "OPENAI_API_KEY: is missing" in faults(monkeypatch, {"PROCESSING_MODE": "hybrid"})
+
+
+def test_the_older_name_of_the_state_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, {"RATE_LIMIT_STORAGE_PATH": "/srv/limits.db"})
+    assert settings.state_location == "sqlite:////srv/limits.db"
+
+
+def test_the_example_file_shows_every_setting_and_its_default() -> None:
+    path = Path(__file__).parents[3] / ".env.example"
+    text = path.read_text(encoding="utf-8")
+    shown = dotenv_values(path)
+    for name, field in Settings.model_fields.items():
+        if f"\n# {name.upper()}=\n" in text:
+            assert field.default in {"", SecretStr("")}, name
+        elif name.upper() not in REQUIRED:
+            example = Settings(_env_file=None, **{name: shown[name.upper()]})  # type: ignore[arg-type, call-arg]
+            assert getattr(example, name) == field.default, name
+    assert set(shown) <= {name.upper() for name in Settings.model_fields}
+
+
+def test_the_example_file_is_a_usable_configuration() -> None:
+    assert load_settings(Path(__file__).parents[3] / ".env.example").mode == "local"
