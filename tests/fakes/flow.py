@@ -1,0 +1,121 @@
+"""The neighbours of the pipeline's stages, simple enough to be seen through."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from ai_task_processor.domain.errors import RateLimited
+from ai_task_processor.domain.events import Event
+from ai_task_processor.domain.outcome import Outcome, Succeeded, Vector
+from ai_task_processor.domain.ports import Entry, Receipt, WindowUsage
+from ai_task_processor.domain.task import Page, Task, urgency
+from ai_task_processor.domain.work import Batch, Rejection, Work
+
+E = TypeVar("E", bound=Event)
+
+VECTOR = Vector(b"\x00\x00\x80?")
+
+
+def task(task_id: str, **facts: object) -> Task:
+    known = {"type": "echo", "content": "text", "created_at": 0.0, "correlation_id": f"c-{task_id}"}
+    return Task(id=task_id, **(known | facts))  # type: ignore[arg-type]  # facts are keywords of Task
+
+
+def page(*tasks: Task, listed: int | None = None, unusable: Sequence[str] = ()) -> Page:
+    return Page(
+        tuple(sorted(tasks, key=urgency)), listed=len(tasks) if listed is None else listed, unusable=tuple(unusable)
+    )
+
+
+class Recorder:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class ScriptedSource:
+    """Answers each fetch with the next of its pages or errors, and with an empty page after the last."""
+
+    def __init__(self, *answers: Page | Exception) -> None:
+        self.answers = list(answers)
+        self.limits: list[int] = []
+
+    async def fetch(self, limit: int) -> Page:
+        self.limits.append(limit)
+        answer = self.answers.pop(0) if self.answers else page()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class ScriptedReporter:
+    """Takes every outcome, unless ``answers`` has something else for its task."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Receipt | Exception]] = {}
+        self.reported: list[Entry] = []
+        self.announced: list[str] = []
+
+    async def report(self, entry: Entry) -> Receipt:
+        self.reported.append(entry)
+        return self._answer(entry.task_id)
+
+    async def announce(self, task: Task) -> Receipt:
+        self.announced.append(task.id)
+        return self._answer(task.id)
+
+    def _answer(self, task_id: str) -> Receipt:
+        script = self.answers.get(task_id)
+        answer = script.pop(0) if script else Receipt.TAKEN
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Echo:
+    """A processor whose batches succeed, unless ``fault`` raises for the ids of a batch."""
+
+    type = "echo"
+
+    def __init__(self, fault: Callable[[Sequence[str]], None] = lambda _: None) -> None:
+        self._fault = fault
+        self.performed: list[tuple[str, ...]] = []
+
+    def plan(self, task: Task) -> Work | Rejection:
+        return Work(task, str(task.content), None) if task.content else Rejection("content is empty")
+
+    async def perform(self, batch: Batch) -> Mapping[str, Outcome]:
+        ids = tuple(work.task.id for work in batch.works)
+        self.performed.append(ids)
+        self._fault(ids)
+        return dict.fromkeys(ids, Succeeded(VECTOR, model=batch.key, provider="echo", tokens=1))
+
+
+class OneWindow:
+    """A limiter with a single window that a test opens and closes."""
+
+    def __init__(self, room: int | None = None, opens_at: float | None = None) -> None:
+        self.room = room
+        self.closed_until = opens_at
+
+    async def take(self, count: int) -> None:
+        if self.room is not None and count > self.room:
+            raise RateLimited("full", until=self.closed_until or 0.0)
+
+    async def refund(self, count: int) -> None:
+        pass
+
+    def headroom(self) -> int | None:
+        return self.room
+
+    def opens_at(self) -> float | None:
+        return self.closed_until
+
+    def usage(self) -> Mapping[str, WindowUsage]:
+        return {}
