@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     # Providers
     processing_mode: ProcessingMode = Field(
         "auto",
-        description="engine: openai, ollama, hybrid, local or mock; auto: openai where there is an OPENAI_API_KEY, else local",
+        description="openai, ollama, hybrid, local, mock, or auto: openai if there is an OPENAI_API_KEY, else local",
     )
     openai_api_key: SecretStr = Field(
         SecretStr(""), description=f"key for OpenAI or a compatible server; {PLACEHOLDER_KEY} turns mock mode on"
