@@ -16,20 +16,22 @@ tasks = Table(
     Column("correlation_id", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("deliveries", Integer, nullable=False),  # that failed
-    Column("not_before", Double, nullable=False),  # of performing, or of delivery; 0 as soon as that time has come
-    Column("content", LargeBinary),  # JSON, deflated where that pays; forgotten when settled
-    Column("outcome", Text),  # vector, json, failed; damaged where the row cannot be used
-    Column("result", LargeBinary),  # float32 numbers or JSON; forgotten when reported
-    Column("error", Text),  # for the task's author
-    Column("reason", Text),  # for the operator: why it waits
-    Column("model", Text),
-    Column("provider", Text),
-    Column("tokens", BigInteger),
+    Column("not_before", Double, nullable=False),  # of performing, or of delivery; 0 once that time has come
     Column("accepted_at", Double, nullable=False),
     Column("settled_at", Double),
     Column("reported_at", Double),
     Column("reported_mark", BigInteger),
+    Column("outcome", Text),  # vector, json, failed; damaged where the row cannot be used
+    Column("model", Text),
+    Column("provider", Text),
+    Column("tokens", BigInteger),
+    Column("dimensions", Integer),
+    Column("error", Text),  # for the task's author
+    Column("reason", Text),  # for the operator: why it waits
+    Column("content", LargeBinary),  # JSON, deflated where that pays; forgotten when settled
+    Column("result", LargeBinary),  # float32 numbers, or as the content; forgotten when reported
 )
+"""The long columns are last: what stands behind them is slow to reach."""
 
 _UNFINISHED = text("state <> 'reported'")
 _READY = text("state = 'due' AND not_before = 0")
@@ -39,7 +41,7 @@ _REPORTED = text("state = 'reported'")
 _row = tasks.c
 Index(
     "tasks_by_state",
-    *(_row.state, _row.not_before, _row.priority, _row.created_at, _row.id),
+    *(_row.state, _row.not_before, _row.priority, _row.created_at, _row.id, _row.settled_at),
     sqlite_where=_UNFINISHED,
     postgresql_where=_UNFINISHED,
 )

@@ -1,0 +1,341 @@
+"""The journal in a database."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import Connection, bindparam, text
+
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.outcome import Deferred, Outcome
+from ai_task_processor.domain.ports import Backlog, Entry
+from ai_task_processor.domain.task import Task, urgency
+from ai_task_processor.journal.encoding import DAMAGED, Damaged, decoded, encoded, outcome_columns, outcome_of, storable
+from ai_task_processor.journal.state import LONGEST_WAIT
+from ai_task_processor.storage.engine import Storage
+
+Parameters: TypeAlias = dict[str, Any]
+
+_LOOKED_UP_AT_ONCE: Final = 500
+
+# Each condition is written as in the index that serves it (storage/schema.py), or the index would not be used.
+
+_MARK = text("SELECT value FROM meta WHERE key = 'reports'")
+_NEXT_MARK = text("""
+    INSERT INTO meta (key, value) VALUES ('reports', '1')
+    ON CONFLICT (key) DO UPDATE SET value = CAST(CAST(meta.value AS BIGINT) + 1 AS TEXT)
+    RETURNING value
+""")
+
+_KNOWN = text("""
+    SELECT id, CASE WHEN state = 'reported' THEN reported_mark END FROM tasks WHERE id IN :ids
+""").bindparams(bindparam("ids", expanding=True))
+_DROP = text("DELETE FROM tasks WHERE id = :id")
+_INSERT = text("""
+    INSERT INTO tasks (id, type, state, priority, created_at, batch_key, correlation_id, attempts, deliveries,
+                       not_before, accepted_at, content)
+    VALUES (:id, :type, 'due', :priority, :created_at, :batch_key, :correlation_id, 0, 0, 0, :now, :content)
+""")
+
+_RIPEN_DUE = text("""
+    UPDATE tasks SET not_before = 0
+    WHERE state <> 'reported' AND state = 'due' AND not_before > 0 AND not_before <= :now
+""")
+_MOST_URGENT_KEY = text("""
+    SELECT batch_key FROM tasks WHERE state <> 'reported' AND state = 'due' AND not_before = 0
+    ORDER BY priority, created_at, id LIMIT 1
+""")
+_CLAIM = text("""
+    UPDATE tasks SET state = 'claimed', reason = NULL WHERE id IN (
+        SELECT id FROM tasks WHERE state = 'due' AND not_before = 0 AND batch_key = :key
+        ORDER BY priority, created_at, id LIMIT :limit)
+    RETURNING id, type, content, created_at, priority, correlation_id, batch_key, attempts
+""")
+_SET_ASIDE = text("UPDATE tasks SET state = 'parked', outcome = :outcome, reason = :reason WHERE id = :id")
+
+_SETTLE = text("""
+    UPDATE tasks SET state = :state, settled_at = :now, content = NULL, result = :result, outcome = :outcome,
+                     model = :model, provider = :provider, tokens = :tokens, dimensions = :dimensions, error = :error
+    WHERE id = :id AND state = 'claimed'
+""")
+_DEFER = text("""
+    UPDATE tasks SET state = 'due', not_before = :until, attempts = attempts + :counted, reason = :reason
+    WHERE id = :id AND state = 'claimed'
+""")
+_RELEASE = text("UPDATE tasks SET state = 'due' WHERE id = :id AND state = 'claimed'")
+
+_RIPEN_UNREPORTED = text("""
+    UPDATE tasks SET not_before = 0
+    WHERE state <> 'reported' AND state IN ('succeeded', 'failed') AND not_before > 0 AND not_before <= :now
+""")
+_OLDEST_UNREPORTED = text("""
+    SELECT id FROM tasks WHERE state IN ('succeeded', 'failed') AND not_before = 0 ORDER BY settled_at, id LIMIT :limit
+""")
+_OUTCOMES = text("""
+    SELECT id, type, correlation_id, settled_at, deliveries, outcome, result, model, provider, tokens, dimensions, error
+    FROM tasks WHERE id IN :ids ORDER BY settled_at, id
+""").bindparams(bindparam("ids", expanding=True))
+
+_REPORTED = text("""
+    UPDATE tasks SET state = 'reported', reported_at = :now, reported_mark = :mark, content = NULL, result = NULL,
+                     reason = NULL, not_before = 0
+    WHERE id = :id AND state IN ('claimed', 'succeeded', 'failed')
+""")
+_POSTPONE = text("""
+    UPDATE tasks SET not_before = :until, deliveries = deliveries + :counted
+    WHERE id = :id AND state IN ('succeeded', 'failed')
+""")
+_PARK = text("""
+    UPDATE tasks SET state = 'parked', reason = :reason, not_before = 0
+    WHERE id = :id AND state IN ('claimed', 'succeeded', 'failed')
+""")
+
+_UNCLAIM = text("UPDATE tasks SET state = 'due' WHERE state <> 'reported' AND state = 'claimed'")
+_SHORTEN_WAITS = text("""
+    UPDATE tasks SET not_before = :latest
+    WHERE state <> 'reported' AND state IN ('due', 'succeeded', 'failed') AND not_before > :latest
+""")
+
+_NEXT_DUE = text("""
+    SELECT min(not_before) FROM tasks WHERE state <> 'reported' AND state = 'due' AND not_before > 0
+""")
+_NEXT_UNREPORTED = text("""
+    SELECT min(not_before) FROM tasks WHERE state <> 'reported' AND state = 'succeeded' AND not_before > 0
+    UNION ALL
+    SELECT min(not_before) FROM tasks WHERE state <> 'reported' AND state = 'failed' AND not_before > 0
+""")
+_COUNT = text("""
+    SELECT CASE WHEN state = 'due' AND not_before > :now THEN 'deferred' ELSE state END AS kind,
+           count(*), min(settled_at)
+    FROM tasks WHERE state <> 'reported' GROUP BY kind
+""")
+_FORGET = text("DELETE FROM tasks WHERE state = 'reported' AND reported_at < :before")
+
+
+class SqlJournal:
+    """The port ``Journal`` over a :class:`Storage`, of which this process must be the owner.
+
+    Which outcomes are handed out is known in memory alone: a restart is to forget it anyway.
+    """
+
+    def __init__(self, storage: Storage, clock: Clock) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._handed_out: set[str] = set()
+        self._handing_out = asyncio.Lock()
+
+    async def mark(self) -> int:
+        """The number of reporting transactions so far."""
+        return await self._storage.read(lambda connection: int(connection.execute(_MARK).scalar() or 0))
+
+    async def accept(self, tasks: Sequence[Task], mark: int) -> tuple[str, ...]:
+        """Keep the tasks not known yet, and those that somebody has set back to pending since their report."""
+        now = self._clock.now()
+        return await self._storage.write(lambda connection: _accept(connection, tasks, mark, now))
+
+    async def claim(self, limit: int) -> tuple[Task, ...]:
+        """Take due tasks of one batch key; rows that cannot be read are parked."""
+        now = self._clock.now()
+        return await self._storage.write(lambda connection: _claim(connection, limit, now))
+
+    async def settle(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Write the outcomes of claimed tasks."""
+        now = self._clock.now()
+        await self._storage.write(lambda connection: _settle(connection, outcomes, now))
+
+    async def release(self, task_ids: Sequence[str]) -> None:
+        """Give claimed tasks back as due."""
+        await self._storage.write(lambda connection: _each(connection, _RELEASE, _by_id(task_ids)))
+
+    async def unreported(self, limit: int) -> tuple[Entry, ...]:
+        """Hand out outcomes to deliver, oldest first; rows that cannot be read are parked."""
+        now = self._clock.now()
+        async with self._handing_out:
+            entries = await self._storage.write(lambda connection: self._waiting(connection, limit, now))
+            self._handed_out.update(entry.task_id for entry in entries)  # not when cancelled: nobody would have them
+            return entries
+
+    async def mark_reported(self, task_ids: Sequence[str]) -> None:
+        """These are finished."""
+
+        def report(connection: Connection) -> None:
+            mark = int(connection.execute(_NEXT_MARK).scalar_one())
+            _each(connection, _REPORTED, _by_id(task_ids, now=now, mark=mark))
+            self._handed_out.difference_update(task_ids)
+
+        now = self._clock.now()
+        await self._storage.write(report)
+
+    async def postpone(self, task_ids: Sequence[str], until: float, *, counts: bool = True) -> None:
+        """Deliver these outcomes at ``until`` or later."""
+
+        def postpone(connection: Connection) -> None:
+            _each(connection, _POSTPONE, _by_id(task_ids, until=until, counted=int(counts)))
+            self._handed_out.difference_update(task_ids)
+
+        await self._storage.write(postpone)
+
+    async def park(self, task_id: str, reason: str) -> None:
+        """Keep this outcome for an operator."""
+
+        def park(connection: Connection) -> None:
+            connection.execute(_PARK, {"id": task_id, "reason": storable(reason)})
+            self._handed_out.discard(task_id)
+
+        await self._storage.write(park)
+
+    async def reopen(self) -> None:
+        """Take up what an earlier run left; nothing goes on waiting for more than an hour."""
+
+        def reopen(connection: Connection) -> None:
+            connection.execute(_UNCLAIM)
+            connection.execute(_SHORTEN_WAITS, {"latest": latest})
+            self._handed_out.clear()
+
+        latest = self._clock.now() + LONGEST_WAIT
+        await self._storage.write(reopen)
+
+    async def next_due(self) -> float | None:
+        """When the earliest deferred task becomes due."""
+        return await self._storage.read(lambda connection: connection.execute(_NEXT_DUE).scalar())
+
+    async def next_unreported(self) -> float | None:
+        """When the earliest postponed outcome is to be delivered."""
+        times = await self._storage.read(lambda connection: connection.execute(_NEXT_UNREPORTED).scalars().all())
+        return min((time for time in times if time is not None), default=None)
+
+    async def backlog(self) -> Backlog:
+        """Count what is held."""
+        now = self._clock.now()
+        return await self._storage.read(lambda connection: _backlog(connection, now))
+
+    async def forget(self, before: float) -> int:
+        """Drop tasks reported before this time."""
+        return await self._storage.write(lambda connection: connection.execute(_FORGET, {"before": before}).rowcount)
+
+    def _waiting(self, connection: Connection, limit: int, now: float) -> tuple[Entry, ...]:
+        connection.execute(_RIPEN_UNREPORTED, {"now": now})
+        while ids := self._oldest(connection, limit):
+            entries = _entries(connection, ids)
+            if entries:
+                return entries
+        return ()
+
+    def _oldest(self, connection: Connection, limit: int) -> list[str]:
+        found = connection.execute(_OLDEST_UNREPORTED, {"limit": limit + len(self._handed_out)}).scalars()
+        return list(islice((task_id for task_id in found if task_id not in self._handed_out), limit))
+
+
+def _accept(connection: Connection, tasks: Sequence[Task], mark: int, now: float) -> tuple[str, ...]:
+    known = _known(connection, [task.id for task in tasks])
+    again = [task_id for task_id, reported in known.items() if reported is not None and reported <= mark]
+    _each(connection, _DROP, _by_id(again))
+    standing = known.keys() - again
+    new = {task.id: task for task in tasks if task.id not in standing}
+    _each(connection, _INSERT, [_row(task, now) for task in new.values()])
+    return tuple(new)
+
+
+def _known(connection: Connection, ids: Sequence[str]) -> dict[str, int | None]:
+    known: dict[str, int | None] = {}
+    for start in range(0, len(ids), _LOOKED_UP_AT_ONCE):
+        found = connection.execute(_KNOWN, {"ids": ids[start : start + _LOOKED_UP_AT_ONCE]})
+        known.update((task_id, mark) for task_id, mark in found)
+    return known
+
+
+def _row(task: Task, now: float) -> Parameters:
+    return {
+        "id": task.id,
+        "type": task.type,
+        "priority": task.priority,
+        "created_at": task.created_at,
+        "batch_key": task.batch_key,
+        "correlation_id": task.correlation_id,
+        "now": now,
+        "content": encoded(task.content),
+    }
+
+
+def _claim(connection: Connection, limit: int, now: float) -> tuple[Task, ...]:
+    connection.execute(_RIPEN_DUE, {"now": now})
+    while rows := _most_urgent(connection, limit):
+        tasks, damaged = _tasks(rows)
+        _each(connection, _SET_ASIDE, damaged)
+        if tasks:
+            return tuple(sorted(tasks, key=urgency))
+    return ()
+
+
+def _most_urgent(connection: Connection, limit: int) -> Sequence[Any]:
+    key = connection.execute(_MOST_URGENT_KEY).scalar()
+    return () if key is None else connection.execute(_CLAIM, {"key": key, "limit": limit}).all()
+
+
+def _tasks(rows: Iterable[Any]) -> tuple[list[Task], list[Parameters]]:
+    tasks, damaged = [], []
+    for task_id, type_, content, *facts in rows:
+        try:
+            tasks.append(Task(task_id, type_, decoded(content), *facts))
+        except Damaged as error:
+            damaged.append(_set_aside(task_id, f"its content cannot be read: {error}"))
+    return tasks, damaged
+
+
+def _settle(connection: Connection, outcomes: Mapping[str, Outcome], now: float) -> None:
+    settled: list[Parameters] = []
+    deferred: list[Parameters] = []
+    for task_id, outcome in outcomes.items():
+        if isinstance(outcome, Deferred):
+            deferred.append(_deferral(task_id, outcome))
+        else:
+            settled.append({"id": task_id, "now": now, **outcome_columns(outcome)})
+    _each(connection, _SETTLE, settled)
+    _each(connection, _DEFER, deferred)
+
+
+def _deferral(task_id: str, outcome: Deferred) -> Parameters:
+    reason = storable(outcome.reason)
+    return {"id": task_id, "until": outcome.until, "counted": int(outcome.counts), "reason": reason}
+
+
+def _entries(connection: Connection, ids: Sequence[str]) -> tuple[Entry, ...]:
+    entries, damaged = [], []
+    for row in connection.execute(_OUTCOMES, {"ids": ids}):
+        try:
+            entries.append(Entry(row.id, row.type, row.correlation_id, outcome_of(row), row.settled_at, row.deliveries))
+        except Damaged as error:
+            damaged.append(_set_aside(row.id, f"its outcome cannot be read: {error}"))
+    _each(connection, _SET_ASIDE, damaged)
+    return tuple(entries)
+
+
+def _set_aside(task_id: str, reason: str) -> Parameters:
+    return {"id": task_id, "outcome": DAMAGED, "reason": reason}
+
+
+def _backlog(connection: Connection, now: float) -> Backlog:
+    counts = {kind: (count, oldest) for kind, count, oldest in connection.execute(_COUNT, {"now": now})}
+
+    def count(kind: str) -> int:
+        return int(counts.get(kind, (0, None))[0])
+
+    settled = (counts[kind][1] for kind in ("succeeded", "failed") if kind in counts)
+    return Backlog(
+        ready=count("due"),
+        deferred=count("deferred"),
+        claimed=count("claimed"),
+        unreported=count("succeeded") + count("failed"),
+        parked=count("parked"),
+        oldest_unreported=min(settled, default=None),
+    )
+
+
+def _by_id(task_ids: Iterable[str], **values: float) -> list[Parameters]:
+    return [{"id": task_id, **values} for task_id in task_ids]
+
+
+def _each(connection: Connection, statement: Any, rows: list[Parameters]) -> None:  # noqa: ANN401
+    if rows:
+        connection.execute(statement, rows)
