@@ -17,11 +17,17 @@ FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
 """Seconds between polls while the Task API does not answer; never less than the interval would be in the end."""
 
-SMALLEST_CHUNK = 256
+LONGEST_REST = 60.0
+"""Seconds without a sign of life, at most, where the interval is not longer."""
+
+SMALLEST_CHUNK = 128
 """Tasks offered to the journal in one statement, at least, so that a page that we know already costs few of them."""
 
 HELD_BOUND = 10
 """How many times ``hold_limit`` all rows together may be, deferred and undelivered ones included."""
+
+EARLIEST, LATEST = 0.9, 1.1
+"""Bounds of an idle rest, in intervals: processes that were started together shall not poll together for ever."""
 
 LIMITED_PACE = 1.0
 """Seconds between polls, at least, while a rate limit and not our room says how much is asked for."""
@@ -88,7 +94,7 @@ class Intake:
         """Poll if it is time and there is room; answer how long to rest, in seconds."""
         opens_at = self._limiter.opens_at()
         rest = await self._poll_if_due() if opens_at is None else opens_at - self._clock.now()
-        rest = max(0.0, min(rest, self._settings.interval)) if rest else 0.0
+        rest = max(0.0, min(rest, max(LONGEST_REST, self._settings.interval * LATEST)))
         self._observer(PollPlanned(by=self._clock.now() + rest))
         return rest
 
@@ -164,7 +170,7 @@ class Intake:
         self._limit_ignored = page.listed > limit
         self._more = page.listed >= limit and (accepted > 0 or grown)
         self._observer(Polled(listed=page.listed, accepted=accepted, left_alone=left_alone))
-        self._rest_for(self._settings.interval * self._random.uniform(0.9, 1.1))
+        self._rest_for(self._settings.interval * self._random.uniform(EARLIEST, LATEST))
         return 0.0 if accepted or self._more else self._rest
 
     def _tell_left_alone(self, page: Page) -> int:

@@ -1,0 +1,138 @@
+import asyncio
+import math
+import random
+
+import pytest
+
+from ai_task_processor.domain.errors import AuthenticationFailed, BreakerOpen, TaskApiRejected, TaskApiUnavailable
+from ai_task_processor.domain.events import DeliveryHalted, Parked, Reported, ReportPostponed
+from ai_task_processor.domain.outcome import Failed, Succeeded
+from ai_task_processor.domain.ports import Entry, Receipt
+from ai_task_processor.journal.memory import MemoryJournal
+from ai_task_processor.pipeline.delivery import Delivery
+from tests.fakes.flow import VECTOR, Recorder, ScriptedReporter, task
+from tests.fakes.time import ManualClock
+
+
+class House:
+    """Delivery with its neighbours."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.journal = MemoryJournal(self.clock)
+        self.reporter = ScriptedReporter()
+        self.seen = Recorder()
+        self.delivery = Delivery(
+            journal=self.journal,
+            reporter=self.reporter,
+            clock=self.clock,
+            observer=self.seen,
+            randomness=random.Random(1),
+        )
+
+    async def settled(self, *task_ids: str) -> None:
+        await self.journal.accept([task(task_id) for task_id in task_ids], await self.journal.mark())
+        await self.journal.claim(len(task_ids))
+        await self.journal.settle(dict.fromkeys(task_ids, Succeeded(VECTOR)))
+
+    async def drain(self) -> None:
+        while not math.isinf(rest := await self.delivery.step()):
+            self.clock.advance(rest)
+
+
+async def test_every_outcome_is_delivered_once() -> None:
+    house = House()
+    await house.settled("a", "b", "c")
+    await house.drain()
+    assert sorted(entry.task_id for entry in house.reporter.reported) == ["a", "b", "c"]
+    assert (await house.journal.backlog()).unreported == 0
+
+
+async def test_lanes_share_the_work_and_write_acknowledgements_together() -> None:
+    house = House()
+    ids = [f"t{number}" for number in range(40)]
+    await house.settled(*ids)
+    writes: list[int] = []
+    mark = house.journal.mark_reported
+
+    async def counted(task_ids: list[str]) -> None:
+        writes.append(len(task_ids))
+        await asyncio.sleep(0)
+        await mark(task_ids)
+
+    house.journal.mark_reported = counted  # type: ignore[method-assign, assignment]  # counted, then done as ever
+    await asyncio.gather(*(house.drain() for _ in range(8)))
+    assert sorted(entry.task_id for entry in house.reporter.reported) == sorted(ids)
+    assert sum(writes) == 40
+    assert len(writes) < 40
+
+
+@pytest.mark.parametrize("receipt", [Receipt.GONE, Receipt.CONFLICT])
+async def test_a_task_that_is_gone_or_finished_elsewhere_is_done(receipt: Receipt) -> None:
+    house = House()
+    await house.settled("a")
+    house.reporter.answers["a"] = [receipt]
+    await house.drain()
+    assert [event.receipt for event in house.seen.of(Reported)] == [receipt.value]
+    assert (await house.journal.backlog()).unreported == 0
+
+
+async def test_a_refused_outcome_is_parked_and_blocks_nothing() -> None:
+    house = House()
+    await house.settled("a", "b")
+    house.reporter.answers["a"] = [TaskApiRejected("result too long")]
+    await house.drain()
+    assert [event.reason for event in house.seen.of(Parked)] == ["result too long"]
+    assert [event.task_id for event in house.seen.of(Reported)] == ["b"]
+    assert (await house.journal.backlog()).parked == 1
+
+
+async def test_an_outcome_that_is_not_taken_is_kept_and_sent_again_ever_more_seldom() -> None:
+    house = House()
+    await house.settled("a", "b")
+    house.reporter.answers["a"] = [TaskApiUnavailable("callback failed")] * 30
+    began = house.clock.now()
+    await house.drain()
+    assert [entry.task_id for entry in house.reporter.reported].count("a") == 31
+    assert house.seen.of(Reported)[0].task_id == "b"
+    assert len({entry.outcome for entry in house.reporter.reported}) == 1
+    postponed = house.seen.of(ReportPostponed)
+    assert postponed[0].until - began <= 1
+    assert house.clock.now() - began > 3_600
+
+
+async def test_the_wish_of_the_api_to_wait_holds_for_all() -> None:
+    house = House()
+    await house.settled("a", "b")
+    house.reporter.answers["a"] = [TaskApiUnavailable("busy", retry_after=50)]
+    assert await house.delivery.step() == 0
+    assert await house.delivery.step() == pytest.approx(50)
+    await house.drain()
+    assert [entry.task_id for entry in house.reporter.reported] == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("error", "rest"),
+    [(AuthenticationFailed("who?"), 30), (BreakerOpen("open", until=ManualClock().now() + 12), 12)],
+)
+async def test_while_nothing_is_taken_delivery_rests_with_the_outcome_in_hand(error: Exception, rest: float) -> None:
+    house = House()
+    await house.settled("a")
+    house.reporter.answers["a"] = [error]
+    await house.delivery.step()
+    assert await house.delivery.step() == pytest.approx(rest)
+    await house.drain()
+    assert [entry.task_id for entry in house.reporter.reported] == ["a", "a"]
+    assert len(house.seen.of(DeliveryHalted)) == 1
+
+
+async def test_a_failure_is_delivered_as_it_is() -> None:
+    house = House()
+    await house.journal.accept([task("a")], await house.journal.mark())
+    await house.journal.claim(1)
+    await house.journal.settle({"a": Failed("no text")})
+    await house.drain()
+    [entry] = house.reporter.reported
+    assert isinstance(entry, Entry)
+    assert entry.outcome == Failed("no text")
+    assert house.seen.of(Reported)[0].status == "failed"

@@ -1,0 +1,228 @@
+import math
+import random
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from ai_task_processor.domain.errors import (
+    BreakerOpen,
+    JournalError,
+    ProviderRejected,
+    ProviderThrottled,
+    ProviderUnavailable,
+    TaskApiUnavailable,
+)
+from ai_task_processor.domain.events import BatchCrashed, BatchSettled, BatchSplit, ClaimLost, TaskSettled
+from ai_task_processor.domain.outcome import Failed, Outcome, Succeeded
+from ai_task_processor.domain.ports import Processor, Receipt
+from ai_task_processor.domain.task import Task
+from ai_task_processor.domain.work import Batch
+from ai_task_processor.journal.memory import MemoryJournal
+from ai_task_processor.pipeline.dispatch import Dispatch, DispatchSettings
+from tests.fakes.flow import Echo, OneWindow, Recorder, ScriptedReporter, task
+from tests.fakes.time import ManualClock
+
+
+class House:
+    """Dispatch with its neighbours."""
+
+    def __init__(self, processor: Processor, *, limiter: OneWindow | None = None, **settings: object) -> None:
+        self.clock = ManualClock()
+        self.journal = MemoryJournal(self.clock)
+        self.reporter = ScriptedReporter()
+        self.seen = Recorder()
+        known = {"batch_size": 8, "max_attempts": 4}
+        self.dispatch = Dispatch(
+            DispatchSettings(**(known | settings)),  # type: ignore[arg-type]  # facts are keywords of DispatchSettings
+            journal=self.journal,
+            processors={"echo": processor},
+            limiter=limiter or OneWindow(),
+            reporter=self.reporter,
+            clock=self.clock,
+            observer=self.seen,
+            randomness=random.Random(1),
+        )
+
+    async def hold(self, *tasks: Task) -> None:
+        await self.journal.accept(tasks, await self.journal.mark())
+
+    async def drain(self, steps: int = 200) -> None:
+        for _ in range(steps):
+            rest = await self.dispatch.step()
+            if math.isinf(rest):
+                return
+            self.clock.advance(rest)
+        raise AssertionError("dispatch does not come to rest")
+
+    async def outcomes(self) -> dict[str, Outcome]:
+        return {entry.task_id: entry.outcome for entry in await self.journal.unreported(1_000)}
+
+
+def numbered(count: int) -> list[Task]:
+    return [task(f"t{number}", created_at=float(number)) for number in range(count)]
+
+
+async def test_due_tasks_are_performed_in_batches_and_settled() -> None:
+    echo = Echo()
+    house = House(echo)
+    await house.hold(*numbered(20))
+    await house.drain()
+    assert [len(ids) for ids in echo.performed] == [8, 8, 4]
+    outcomes = await house.outcomes()
+    assert len(outcomes) == 20
+    assert all(isinstance(outcome, Succeeded) for outcome in outcomes.values())
+    assert sum(event.succeeded for event in house.seen.of(BatchSettled)) == 20
+
+
+async def test_unusable_content_and_unknown_types_fail_with_words_for_the_author() -> None:
+    house = House(Echo())
+    await house.hold(task("empty", content=""), task("strange", type="vision"))
+    await house.drain()
+    outcomes = await house.outcomes()
+    assert outcomes["empty"] == Failed("content is empty")
+    assert outcomes["strange"] == Failed("type 'vision' is not known here; known types: echo")
+
+
+async def test_one_bad_input_fails_alone_in_few_extra_requests() -> None:
+    def refuse_poison(ids: Sequence[str]) -> None:
+        if "t5" in ids:
+            raise ProviderRejected("no such luck")
+
+    echo = Echo(refuse_poison)
+    house = House(echo, batch_size=64)
+    await house.hold(*numbered(64))
+    await house.drain()
+    outcomes = await house.outcomes()
+    assert [task_id for task_id, outcome in outcomes.items() if isinstance(outcome, Failed)] == ["t5"]
+    assert len(echo.performed) <= 1 + 2 * math.log2(64)
+    assert len(house.seen.of(BatchSplit)) == 6
+
+
+async def test_a_refusal_of_every_input_is_not_split() -> None:
+    def refuse(_: Sequence[str]) -> None:
+        raise ProviderRejected("no such model", every_input=True)
+
+    echo = Echo(refuse)
+    house = House(echo)
+    await house.hold(*numbered(8))
+    await house.drain()
+    assert len(echo.performed) == 1
+    assert set((await house.outcomes()).values()) == {Failed("no such model")}
+
+
+async def test_not_now_defers_and_counts_no_attempt() -> None:
+    open_until = ManualClock().now() + 30
+
+    class Opening(Echo):
+        async def perform(self, batch: Batch) -> Mapping[str, Outcome]:
+            if house.clock.now() < open_until:
+                raise BreakerOpen("open", until=open_until)
+            assert {work.task.attempts for work in batch.works} == {0}
+            return await super().perform(batch)
+
+    house = House(Opening())
+    await house.hold(*numbered(3))
+    assert await house.dispatch.step() == 0
+    assert await house.dispatch.step() == pytest.approx(30)
+    house.clock.advance(30)
+    await house.drain()
+    assert len(await house.outcomes()) == 3
+
+
+async def test_an_outage_of_any_length_fails_nothing() -> None:
+    def down(_: Sequence[str]) -> None:
+        raise ProviderUnavailable("down")
+
+    house = House(Echo(down))
+    await house.hold(*numbered(3))
+    for _ in range(500):
+        house.clock.advance(await house.dispatch.step())
+    assert await house.outcomes() == {}
+    assert (await house.journal.backlog()).deferred + (await house.journal.backlog()).ready == 3
+
+
+async def test_what_alone_keeps_failing_is_isolated_then_failed_and_its_neighbours_succeed() -> None:
+    def spoilt(ids: Sequence[str]) -> None:
+        if "t3" in ids:
+            raise ProviderUnavailable("internal error", own_fault=True)
+
+    house = House(Echo(spoilt), max_attempts=10)
+    await house.hold(*numbered(8))
+    await house.drain()
+    outcomes = await house.outcomes()
+    assert outcomes.pop("t3") == Failed("given up after 10 attempts: internal error")
+    assert len(outcomes) == 7
+    assert all(isinstance(outcome, Succeeded) for outcome in outcomes.values())
+
+
+async def test_throttling_waits_as_long_as_it_was_told() -> None:
+    def throttled(_: Sequence[str]) -> None:
+        raise ProviderThrottled("slow down", retry_after=77)
+
+    house = House(Echo(throttled))
+    await house.hold(*numbered(1))
+    await house.dispatch.step()
+    assert await house.dispatch.step() == pytest.approx(77)
+
+
+async def test_a_defect_of_a_processor_harms_only_its_batch_and_ends() -> None:
+    def crash(ids: Sequence[str]) -> None:
+        if "t0" in ids:
+            raise ZeroDivisionError
+
+    house = House(Echo(crash), batch_size=1)
+    await house.hold(*numbered(2))
+    await house.drain()
+    outcomes = await house.outcomes()
+    assert isinstance(outcomes["t1"], Succeeded)
+    assert "its log has the details" in getattr(outcomes["t0"], "reason", "")
+    assert "ZeroDivisionError" in house.seen.of(BatchCrashed)[0].traceback
+
+
+async def test_a_task_without_an_outcome_counts_as_a_defect() -> None:
+    class Forgetful(Echo):
+        async def perform(self, batch: Batch) -> Mapping[str, Outcome]:
+            await super().perform(batch)
+            return {}
+
+    house = House(Forgetful(), max_attempts=1)
+    await house.hold(*numbered(1))
+    await house.drain()
+    assert [event.status for event in house.seen.of(TaskSettled)] == ["failed"]
+
+
+async def test_an_error_of_the_journal_stops_everything() -> None:
+    def fail(_: Sequence[str]) -> None:
+        raise JournalError("disk full")
+
+    house = House(Echo(fail))
+    await house.hold(*numbered(1))
+    with pytest.raises(JournalError):
+        await house.dispatch.step()
+
+
+async def test_a_limit_below_the_batch_size_still_lets_work_through() -> None:
+    echo = Echo()
+    house = House(echo, limiter=OneWindow(room=3))
+    await house.hold(*numbered(6))
+    await house.drain()
+    assert [len(ids) for ids in echo.performed] == [3, 3]
+
+
+async def test_a_closed_window_lets_dispatch_rest_until_it_opens() -> None:
+    house = House(Echo(), limiter=OneWindow(room=0, opens_at=ManualClock().now() + 40))
+    await house.hold(*numbered(1))
+    assert await house.dispatch.step() == pytest.approx(40)
+    assert (await house.journal.backlog()).ready == 1
+
+
+async def test_with_announcing_only_what_is_ours_is_performed() -> None:
+    echo = Echo()
+    house = House(echo, announce=True)
+    house.reporter.answers = {"t0": [Receipt.CONFLICT], "t1": [TaskApiUnavailable("down")]}
+    await house.hold(*numbered(3))
+    await house.drain()
+    assert echo.performed == [("t2",), ("t1",)]
+    assert house.reporter.announced == ["t0", "t1", "t2", "t1"]
+    assert [event.task_id for event in house.seen.of(ClaimLost)] == ["t0"]
+    assert set(await house.outcomes()) == {"t1", "t2"}

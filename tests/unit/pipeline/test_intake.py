@@ -1,0 +1,193 @@
+import random
+from collections.abc import Mapping
+
+import pytest
+
+from ai_task_processor.domain.errors import AuthenticationFailed, BreakerOpen, TaskApiUnavailable
+from ai_task_processor.domain.events import EntryUnusable, Polled, PollFailed, TypeUnknown
+from ai_task_processor.domain.outcome import Deferred
+from ai_task_processor.domain.ports import Processor
+from ai_task_processor.domain.task import Page
+from ai_task_processor.journal.memory import MemoryJournal
+from ai_task_processor.pipeline.intake import Intake, IntakeSettings
+from tests.fakes.flow import Echo, OneWindow, Recorder, ScriptedSource, page, task
+from tests.fakes.time import ManualClock
+
+
+class House:
+    """Intake with its neighbours."""
+
+    def __init__(self, *answers: Page | Exception, limiter: OneWindow | None = None, **settings: object) -> None:
+        self.clock = ManualClock()
+        self.journal = MemoryJournal(self.clock)
+        self.source = ScriptedSource(*answers)
+        self.seen = Recorder()
+        self.limiter = limiter or OneWindow()
+        processors: Mapping[str, Processor] = {"echo": Echo()}
+        known = {"interval": 30.0, "fetch_limit": 10, "hold_limit": 200}
+        self.intake = Intake(
+            IntakeSettings(**(known | settings)),  # type: ignore[arg-type]  # facts are keywords of IntakeSettings
+            source=self.source,
+            journal=self.journal,
+            processors=processors,
+            limiter=self.limiter,
+            clock=self.clock,
+            observer=self.seen,
+            randomness=random.Random(1),
+        )
+
+    async def polls(self, steps: int) -> list[int]:
+        """Step, letting the rests pass; answer the limits that were asked for."""
+        for _ in range(steps):
+            self.clock.advance(await self.intake.step())
+        return self.source.limits
+
+
+def tasks(count: int, first: int = 0) -> Page:
+    return page(*(task(f"t{number:05}", created_at=float(number)) for number in range(first, first + count)))
+
+
+async def test_an_idle_poll_rests_about_the_interval() -> None:
+    house = House()
+    assert 27 <= await house.intake.step() <= 33
+    assert house.source.limits == [10]
+    assert await house.intake.step() > 26
+    assert house.source.limits == [10]
+
+
+async def test_a_full_page_is_followed_at_once_while_we_run_dry() -> None:
+    house = House(tasks(10), tasks(20))
+    await house.intake.step()
+    await house.journal.claim(10)
+    await house.intake.step()
+    assert house.source.limits == [10, 20]
+    assert (await house.journal.backlog()).ready == 10
+
+
+async def test_a_page_that_is_not_full_is_not_followed_at_once() -> None:
+    house = House(tasks(3))
+    await house.intake.step()
+    assert 26 < await house.intake.step() <= 33
+
+
+async def test_a_task_that_we_hold_is_not_taken_twice() -> None:
+    house = House(tasks(3), tasks(3))
+    await house.polls(3)
+    assert [event.accepted for event in house.seen.of(Polled)] == [3, 0]
+
+
+async def test_the_limit_grows_by_everything_that_comes_back() -> None:
+    house = House(tasks(10), limiter=OneWindow())
+    await house.intake.step()
+    ids = [held.id for held in await house.journal.claim(10)]
+    await house.journal.settle({ids[0]: Deferred(until=house.clock.now() + 9_999, reason="later")})
+    await house.polls(1)
+    assert house.source.limits == [10, 20]
+
+
+async def test_no_number_of_entries_left_alone_starves_the_queue() -> None:
+    strangers = [task(f"s{number}", type="vision", created_at=0.0) for number in range(25)]
+    late = task("late", created_at=99.0)
+
+    class Honest(ScriptedSource):
+        async def fetch(self, limit: int) -> Page:
+            self.limits.append(limit)
+            return page(*[*strangers, late][:limit])
+
+    house = House()
+    house.source = house.intake._source = Honest()
+    for _ in range(4):
+        await house.intake.step()
+    assert (await house.journal.backlog()).ready == 1
+    assert house.source.limits == [10, 20, 30]
+    assert house.seen.of(TypeUnknown)[-1].count == 25
+
+
+async def test_entries_without_id_are_told_and_counted() -> None:
+    house = House(page(task("a"), listed=3, unusable=["no id", "no id"]))
+    await house.polls(2)
+    assert house.seen.of(EntryUnusable) == [EntryUnusable(count=2, reason="no id")]
+    assert house.source.limits == [10]
+    house.clock.advance(30)
+    await house.polls(2)
+    assert house.source.limits[1] == 13
+
+
+async def test_unknown_types_are_accepted_where_they_are_to_be_failed() -> None:
+    house = House(page(task("a", type="vision")), keep_unknown=True)
+    await house.intake.step()
+    assert (await house.journal.backlog()).ready == 1
+
+
+async def test_a_server_that_ignores_the_limit_is_asked_again_only_when_we_run_out() -> None:
+    house = House(tasks(500), tasks(500))
+    await house.intake.step()
+    assert (await house.journal.backlog()).ready == 200
+    assert await house.intake.step() >= 30
+    assert house.source.limits == [10]
+    taken = [held.id for held in await house.journal.claim(200)]
+    await house.journal.mark_reported(taken)
+    await house.intake.step()
+    assert len(house.source.limits) == 2
+
+
+async def test_what_is_kept_of_a_large_page_is_the_oldest() -> None:
+    house = House(tasks(500))
+    await house.intake.step()
+    assert [held.id for held in await house.journal.claim(500)] == [f"t{number:05}" for number in range(200)]
+
+
+async def test_a_stale_page_does_not_bring_a_finished_task_back() -> None:
+    house = House()
+
+    class Racing(ScriptedSource):
+        async def fetch(self, limit: int) -> Page:
+            self.limits.append(limit)
+            if len(self.limits) == 2:
+                await house.journal.claim(1)
+                await house.journal.mark_reported(["t00000"])
+            return tasks(1)
+
+    house.source = house.intake._source = Racing()
+    await house.polls(6)
+    assert [event.accepted for event in house.seen.of(Polled)][:3] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("error", [TaskApiUnavailable("down"), AuthenticationFailed("who?")])
+async def test_failures_are_told_and_the_rests_grow(error: Exception) -> None:
+    house = House(*[error] * 12)
+    rests = []
+    for _ in range(12):
+        rests.append(await house.intake.step())
+        house.clock.advance(rests[-1])
+    assert len(house.seen.of(PollFailed)) == 12
+    assert rests[0] <= 1
+    assert max(rests) <= 60
+    assert rests[-1] >= 15
+
+
+async def test_the_wish_of_the_api_is_obeyed() -> None:
+    house = House(TaskApiUnavailable("busy", retry_after=20), interval=100.0)
+    assert await house.intake.step() == 20
+    house = House(BreakerOpen("open", until=ManualClock().now() + 12))
+    assert await house.intake.step() == 12
+
+
+async def test_nothing_is_fetched_while_a_limit_leaves_no_room() -> None:
+    limiter = OneWindow(room=0, opens_at=ManualClock().now() + 17)
+    house = House(tasks(3), limiter=limiter)
+    assert await house.intake.step() == 17
+    assert house.source.limits == []
+
+
+async def test_no_more_is_asked_for_than_a_limit_lets_through() -> None:
+    house = House(tasks(4), limiter=OneWindow(room=4))
+    await house.polls(2)
+    assert house.source.limits == [4]
+
+
+async def test_a_full_house_is_not_filled_further() -> None:
+    house = House(*[tasks(10, first=10 * number) for number in range(30)])
+    for _ in range(40):
+        house.clock.advance(await house.intake.step())
+    assert (await house.journal.backlog()).ready == 200
