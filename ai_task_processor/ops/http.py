@@ -1,0 +1,131 @@
+"""The routes on the metrics port."""
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+import orjson
+from aiohttp import web
+
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.errors import ConfigurationError, TaskProcessorError
+from ai_task_processor.domain.ports import Backlog, WindowUsage
+from ai_task_processor.ops.health import Health
+from ai_task_processor.ops.metrics import Metrics
+
+BACKLOG_PATIENCE = 2.0
+"""Seconds that a scrape waits for the journal; a scraper gives up after ten."""
+
+LARGEST_BODY = 16 * 1024
+LARGEST_HEADER = 8 * 1024
+LINGER = 1.0
+"""Seconds that a closing connection gets to say the rest of what nobody reads."""
+
+
+class OpsServer:
+    """Serves /health, /ready and /metrics while it is entered.
+
+    ``port`` 0 lets the system choose one; ``port`` and ``url`` then say which. Entering raises ConfigurationError
+    where the address cannot be had. To be entered first and left last, so that it answers to the end of a stop.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        health: Health,
+        metrics: Metrics,
+        backlog: Callable[[], Awaitable[Backlog]],
+        usage: Callable[[], Mapping[str, WindowUsage]],
+        clock: Clock,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self._health = health
+        self._metrics = metrics
+        self._backlog = backlog
+        self._usage = usage
+        self._clock = clock
+        self._runner = web.AppRunner(
+            self._application(),
+            handle_signals=False,
+            access_log=None,
+            shutdown_timeout=LINGER,
+            lingering_time=LINGER,
+            max_line_size=LARGEST_HEADER,
+            max_field_size=LARGEST_HEADER,
+        )
+
+    @property
+    def url(self) -> str:
+        """The address for somebody on this machine, without a slash at its end."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104  # not bound
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        """Listen."""
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self.host, self.port).start()
+        except (OSError, OverflowError) as error:
+            await self._runner.cleanup()
+            raise ConfigurationError([_why_not(self.host, self.port, error)]) from error
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Answer what was asked, then close every connection."""
+        await self._runner.cleanup()
+
+    def _application(self) -> web.Application:
+        """The routes; the status page (GET /) and commands (POST /poll, /pause) find their place here."""
+        application = web.Application(client_max_size=LARGEST_BODY)
+        application.add_routes(
+            [
+                web.get("/health", self._get_health),
+                web.get("/ready", self._get_ready),
+                web.get("/metrics", self._get_metrics),
+            ]
+        )
+        return application
+
+    async def _get_health(self, _request: web.Request) -> web.Response:
+        return _json(*self._health.health_body(self._usage()))
+
+    async def _get_ready(self, _request: web.Request) -> web.Response:
+        return _json(*self._health.ready_body())
+
+    async def _get_metrics(self, request: web.Request) -> web.Response:
+        backlog = await self._backlog_or_none()
+        accept = request.headers.get("Accept", "")
+        content_type, body = self._metrics.render(accept, backlog, self._usage(), self._clock.now())
+        return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+
+    async def _backlog_or_none(self) -> Backlog | None:
+        """The backlog, or None where the journal cannot tell it now: the other metrics are then needed all the more."""
+        try:
+            async with asyncio.timeout(BACKLOG_PATIENCE):
+                return await self._backlog()
+        except (TaskProcessorError, TimeoutError):
+            return None
+
+
+def _json(status: int, body: Mapping[str, object]) -> web.Response:
+    headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+    return web.Response(status=status, body=orjson.dumps(body), headers=headers)
+
+
+def _why_not(host: str, port: int, error: OSError | OverflowError) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EADDRINUSE:
+        return f"METRICS_PORT={port} is in use on {host}: stop what listens there, or choose another port"
+    if number == errno.EACCES:
+        return f"METRICS_PORT={port} may not be used by this user: choose a port above 1023"
+    if isinstance(error, OverflowError):
+        return f"METRICS_PORT={port} is no port: choose one from 0 to 65535"
+    return f"METRICS_HOST={host} (METRICS_PORT={port}) cannot be listened on: {error.strerror or error}"
