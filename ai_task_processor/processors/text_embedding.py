@@ -1,0 +1,167 @@
+"""Tasks of type ``text_embedding``: a text becomes a vector."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from ai_task_processor.domain.outcome import Outcome, Succeeded, Vector
+from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings
+from ai_task_processor.domain.task import JsonValue, Task
+from ai_task_processor.domain.work import Batch, Rejection, Work
+
+TYPE = "text_embedding"
+
+MAX_DIMENSIONS = 8192
+
+LONGEST_TEXT = 1_048_576
+"""Characters. No tokenizer in use has tokens of more than 128 characters, so a longer text is longer than 8,192 tokens,
+which is what the largest services read; whether a shorter one fits, the provider says."""
+
+BYTES_PER_TOKEN = 3
+"""For the estimate of a work's size: too many tokens for English (four and a half), about right for Chinese."""
+
+LATEST = ":latest"
+_MODEL = re.compile(r"[^\s\x00-\x1f]{1,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a task asks for."""
+
+    text: str
+    model: str
+    dimensions: int | None
+
+
+class _Unusable(Exception):
+    """The content is not a request; the message tells the task's author what would be one."""
+
+
+class TextEmbedding:
+    """Content is a text, or an object with ``text`` and, if wanted, ``model`` and ``dimensions``.
+
+    A task without a model gets ``default_model``. ``examples`` are model names for the author of a task whose model is
+    not served. With ``truncate`` a text of more than LONGEST_TEXT characters is cut there, otherwise it is refused.
+    """
+
+    def __init__(
+        self, provider: EmbeddingProvider, *, default_model: str, examples: Sequence[str] = (), truncate: bool = False
+    ) -> None:
+        self._provider = provider
+        self._default_model = default_model
+        self._examples = tuple(examples)
+        self._truncate = truncate
+
+    @property
+    def type(self) -> str:
+        """The value of a task's ``type`` that it handles."""
+        return TYPE
+
+    def plan(self, task: Task) -> Work | Rejection:
+        """Understand the content; works with equal keys ask for the same model and number of dimensions.
+
+        ``size`` is a third of the text's bytes: an estimate of its tokens, rather too high than too low.
+        """
+        try:
+            request = self._request(task.content)
+        except _Unusable as error:
+            return Rejection(str(error))
+        size = len(request.text.encode()) // BYTES_PER_TOKEN + 1
+        return Work(task=task, key=_key(request), payload=request, size=size)
+
+    async def perform(self, batch: Batch) -> Mapping[str, Outcome]:
+        """Embed each different text once; equal texts share its vector, and all share the tokens by their size.
+
+        Raises what the provider raises.
+        """
+        requests = [cast("_Request", work.payload) for work in batch.works]
+        places = {text: place for place, text in enumerate(dict.fromkeys(request.text for request in requests))}
+        answer = await self._provider.embed(tuple(places), model=requests[0].model, dimensions=requests[0].dimensions)
+        shares = _shares(answer.tokens, [work.size for work in batch.works])
+        return {
+            work.task.id: _succeeded(answer, places[request.text], tokens)
+            for work, request, tokens in zip(batch.works, requests, shares, strict=True)
+        }
+
+    def _request(self, content: JsonValue) -> _Request:
+        if isinstance(content, str):
+            content = {"text": content}
+        if not isinstance(content, Mapping):
+            raise _Unusable('content must be a text, or an object like {"text": "…", "model": "…"}.')
+        return _Request(
+            text=self._text(content.get("text")),
+            model=self._model(content.get("model")),
+            dimensions=_dimensions(content.get("dimensions")),
+        )
+
+    def _text(self, value: JsonValue) -> str:
+        if not isinstance(value, str):
+            raise _Unusable(f"content.text must be a string, not {_json_type(value)}.")
+        if not value.strip():
+            raise _Unusable("content.text is empty; it must have something to embed.")
+        if not _encodable(value):
+            raise _Unusable("content.text has half of a surrogate pair; it must be valid Unicode.")
+        if len(value) > LONGEST_TEXT and not self._truncate:
+            raise _Unusable(f"content.text has {len(value)} characters; at most {LONGEST_TEXT} can be embedded.")
+        return value[:LONGEST_TEXT]
+
+    def _model(self, value: JsonValue) -> str:
+        if value is None:
+            return self._default_model
+        if not isinstance(value, str) or not _MODEL.fullmatch(value) or not _encodable(value):
+            raise _Unusable("content.model must be the name of a model, or left out.")
+        if not self._provider.serves(value):
+            examples = f"; use one of: {', '.join(self._examples)}" if self._examples else ""
+            raise _Unusable(f"content.model {value} is not supported here{examples}.")
+        return value.removesuffix(LATEST) or value
+
+
+def _dimensions(value: JsonValue) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_DIMENSIONS:
+        raise _Unusable(f"content.dimensions must be a whole number from 1 to {MAX_DIMENSIONS}, or left out.")
+    return value
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _json_type(value: JsonValue) -> str:
+    match value:
+        case None:
+            return "missing"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case Mapping():
+            return "an object"
+        case _:
+            return "a list"
+
+
+def _key(request: _Request) -> str:
+    """The model, then the dimensions where they are asked for; no name of a model has a space."""
+    return request.model if request.dimensions is None else f"{request.model} {request.dimensions}"
+
+
+def _succeeded(answer: Embeddings, place: int, tokens: int) -> Succeeded:
+    vector = Vector(answer.vectors[place])
+    return Succeeded(result=vector, model=answer.model, provider=answer.provider, tokens=tokens)
+
+
+def _shares(total: int, sizes: Sequence[int]) -> Iterator[int]:
+    """Split ``total`` in proportion to ``sizes`` into whole numbers that add up to it."""
+    whole, reached, given = sum(sizes), 0, 0
+    for size in sizes:
+        reached += size
+        share = total * reached // whole - given
+        given += share
+        yield share

@@ -1,0 +1,91 @@
+"""Two providers as one: the second helps out when the first is away, or has no such model."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from ai_task_processor.domain.errors import BreakerOpen, NotNow, ProviderPaused, ProviderRejected, ProviderUnavailable
+from ai_task_processor.domain.events import FellBack
+from ai_task_processor.domain.outcome import FLOAT32_BYTES
+from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings, Observer
+from ai_task_processor.providers.models import canonical, gives, known
+
+AWAY = (ProviderUnavailable, BreakerOpen, ProviderPaused)
+"""What makes the second provider step in; a limit is no reason, for it is the user's own."""
+
+Away: TypeAlias = ProviderUnavailable | BreakerOpen | ProviderPaused
+
+
+class Hybrid:
+    """``primary`` first.
+
+    When it is away, ``fallback`` is asked for ``fallback_model`` with the number of dimensions that the primary would
+    have given; with ``fallback_model`` None, or one that cannot give that number, or while that number is not
+    known, the tasks wait for the primary. A model
+    that the primary does not serve is the fallback's, under its own name.
+    """
+
+    def __init__(
+        self,
+        primary: EmbeddingProvider,
+        fallback: EmbeddingProvider,
+        *,
+        fallback_model: str | None,
+        observer: Observer,
+    ) -> None:
+        self._primary = primary
+        self._fallback = fallback
+        self._fallback_model = fallback_model
+        self._observer = observer
+        self._seen_dimensions: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        """One word for the two; an answer names the one that gave it."""
+        return "hybrid"
+
+    def serves(self, model: str) -> bool:
+        """What either serves."""
+        return self._primary.serves(model) or self._fallback.serves(model)
+
+    async def embed(self, texts: Sequence[str], *, model: str, dimensions: int | None) -> Embeddings:
+        """Embed with whichever can; raises what the two raise."""
+        if not self._primary.serves(model):
+            return await self._fallback.embed(texts, model=model, dimensions=dimensions)
+        try:
+            answer = await self._primary.embed(texts, model=model, dimensions=dimensions)
+        except AWAY as away:
+            return await self._fall_back(texts, model, dimensions, away)
+        if dimensions is None:
+            self._seen_dimensions[canonical(model)] = len(answer.vectors[0]) // FLOAT32_BYTES
+        return answer
+
+    async def _fall_back(self, texts: Sequence[str], model: str, dimensions: int | None, away: Away) -> Embeddings:
+        wanted = dimensions or self._usual_dimensions(model)
+        if self._fallback_model is None or wanted is None or not gives(self._fallback_model, wanted):
+            raise away
+        try:
+            answer = await self._fallback.embed(
+                texts, model=self._fallback_model, dimensions=_asked_for(self._fallback_model, wanted)
+            )
+        except ProviderRejected as error:
+            if not error.every_input and len(texts) > 1:
+                raise  # to be split: the others can be done
+            raise away from error  # what the substitute cannot do, the primary perhaps can
+        except NotNow as error:
+            raise _earlier(away, error) from away
+        self._observer(FellBack(model=model, fallback_model=self._fallback_model, inputs=len(texts), reason=str(away)))
+        return answer
+
+    def _usual_dimensions(self, model: str) -> int | None:
+        facts = known(model)
+        return facts.dimensions if facts else self._seen_dimensions.get(canonical(model))
+
+
+def _asked_for(model: str, wanted: int) -> int | None:
+    """Its own length need not be asked for: not every server takes the question."""
+    facts = known(model)
+    return None if facts and facts.dimensions == wanted else wanted
+
+
+def _earlier(away: Away, error: NotNow) -> NotNow:
+    return away if isinstance(away, NotNow) and away.until < error.until else error
