@@ -1,0 +1,364 @@
+"""The OAuth 2 token that every request to the Task API carries."""
+
+import asyncio
+import base64
+import math
+import re
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Literal, TypeAlias
+
+import aiohttp
+import httpx2
+import orjson
+from authlib.integrations.base_client import OAuthError
+from authlib.integrations.httpx_client import AsyncOAuth2Client
+
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.errors import AuthenticationFailed, TaskApiUnavailable
+from ai_task_processor.domain.events import TokenFailed, TokenObtained
+from ai_task_processor.domain.ports import Observer
+from ai_task_processor.task_api.answers import retry_after
+from ai_task_processor.task_api.observed import ObservedTransport
+
+AuthMethod: TypeAlias = Literal["client_secret_basic", "client_secret_post"]
+
+LONGEST_MARGIN = 60.0
+"""Seconds before its end at which a token is replaced, or a fifth of its life where that is less."""
+
+ASSUMED_LIFE = 3_600.0
+"""Seconds for which a token is used whose server does not say how long it lives; a refusal ends it sooner."""
+
+LONGEST_RETRY_AFTER = 300.0
+LONGEST_DESCRIPTION = 200
+
+_REFUSALS = frozenset({401, 403})
+_NOT_NOW = frozenset({408, 425, 429})
+_NO_ENDPOINT = frozenset({404, 405, 410})
+_PASSING_ERRORS = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
+
+_CHECK_ENDPOINT = "ORY_PROJECT_SLUG or OAUTH2_TOKEN_URL"
+_CHECK_CREDENTIALS = f"OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and {_CHECK_ENDPOINT}"
+_CHECKS: Mapping[str, str] = {
+    "invalid_scope": "OAUTH2_SCOPE",
+    "invalid_target": "OAUTH2_AUDIENCE",
+    "unsupported_grant_type": _CHECK_ENDPOINT,
+}
+
+_USABLE_TOKEN = re.compile(r"[\x21-\x7e]+")
+_AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who we are, to whom we say it and how; an empty ``scope`` or ``audience`` is not sent."""
+
+    token_url: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    scope: str = "read write"
+    audience: str = ""
+    auth_method: AuthMethod = "client_secret_basic"
+
+
+class TokenAuth(httpx2.Auth):
+    """Signs requests with one token for all, which is replaced early, by one caller on behalf of all.
+
+    A token that the API refuses is replaced once, if it is still the current one, and the request repeated once. A
+    token endpoint that fails is left alone for a while, longer each time; meanwhile everybody gets the same error at
+    once.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        transport: httpx2.AsyncBaseTransport,
+        timeout: float,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        self._endpoint = _TokenEndpoint(
+            credentials,
+            transport=ObservedTransport(transport, clock=clock, observer=observer),
+            timeout=timeout,
+            clock=clock,
+        )
+        self._clock = clock
+        self._observer = observer
+        self._turn = asyncio.Lock()
+        self._token: _Token | None = None
+        self._failure: _Failure | None = None
+        self._down = _Backoff(first=1.0, longest=60.0)
+        self._refused = _Backoff(first=30.0, longest=300.0)
+        self._futile = _Backoff(first=30.0, longest=300.0)
+        self._futile_until = -math.inf
+
+    @property
+    def holds_token(self) -> bool:
+        """Whether there is a token that has not expired."""
+        return self._token is not None and self._clock.monotonic() < self._token.expires_at
+
+    async def token(self) -> str:
+        """The current token, obtained if need be.
+
+        Raises TaskApiUnavailable or AuthenticationFailed where there is none to be had; a token that is due for
+        replacement but still lives is better than none.
+        """
+        if self._is_due and not (self.holds_token and self._turn.locked()):
+            async with self._turn:
+                await self._replace_if_due()
+        return self._current().text
+
+    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        """Send the request with the current token, and once more with another one if that is refused."""
+        token = await self.token()
+        response = yield _signed(request, token)
+        if response.status_code not in _REFUSALS:
+            return
+        fresh = await self._instead_of(token)
+        if fresh is None:
+            return
+        response = yield _signed(request, fresh)
+        self._learn_whether_it_helped(response.status_code)
+
+    def without_secrets(self, text: str) -> str:
+        """``text``, which a server wrote, without what it may have quoted from our requests."""
+        return self._endpoint.without_secrets(text.replace(self._token.text, "***") if self._token else text)
+
+    async def aclose(self) -> None:
+        """Close the client of the token endpoint, and the transport with it."""
+        await self._endpoint.aclose()
+
+    @property
+    def _is_due(self) -> bool:
+        return self._token is None or self._clock.monotonic() >= self._token.refresh_at
+
+    async def _instead_of(self, refused: str) -> str | None:
+        """Another token than the refused one; None where new tokens are known to be refused as well."""
+        async with self._turn:
+            if self._token is None or self._token.text == refused:
+                if self._clock.monotonic() < self._futile_until:
+                    return None
+                await self._replace()
+            return self._current().text
+
+    def _learn_whether_it_helped(self, status: int) -> None:
+        """A token that is refused although it is fresh: it is not the token. Do not ask for one with each request."""
+        if status in _REFUSALS:
+            self._futile_until = self._clock.monotonic() + self._futile.next()
+        else:
+            self._futile.reset()
+
+    async def _replace_if_due(self) -> None:
+        """Somebody may have done it while we waited for our turn."""
+        if not self._is_due:
+            return
+        try:
+            await self._replace()
+        except (TaskApiUnavailable, AuthenticationFailed):
+            if not self.holds_token:
+                raise
+
+    async def _replace(self) -> None:
+        if self._failure is not None and self._clock.monotonic() < self._failure.until:
+            raise self._failure.error(self._clock.monotonic())
+        began = self._clock.monotonic()
+        try:
+            answer = await self._endpoint.ask()
+        except TaskApiUnavailable as error:
+            wait = max(self._down.next(), min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
+            self._remember(str(error), refused=False, wait=wait)
+            raise
+        except AuthenticationFailed as error:
+            self._remember(str(error), refused=True, wait=self._refused.next())
+            raise
+        self._take(answer, began)
+
+    def _remember(self, reason: str, *, refused: bool, wait: float) -> None:
+        self._failure = _Failure(reason, refused=refused, until=self._clock.monotonic() + wait)
+        self._observer(TokenFailed(reason=reason, refused=refused))
+
+    def _take(self, answer: "_TokenAnswer", began: float) -> None:
+        self._failure = None
+        self._down.reset()
+        self._refused.reset()
+        life = answer.expires_in or ASSUMED_LIFE
+        margin = min(LONGEST_MARGIN, life / 5)
+        self._token = _Token(answer.text, refresh_at=began + life - margin, expires_at=began + life)
+        self._observer(TokenObtained(expires_in=answer.expires_in))
+
+    def _current(self) -> "_Token":
+        if self._token is None:
+            raise TaskApiUnavailable("there is no token")
+        return self._token
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """Times by the monotonic clock, from the moment at which it was asked for."""
+
+    text: str = field(repr=False)
+    refresh_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _TokenAnswer:
+    text: str = field(repr=False)
+    expires_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What the token endpoint did last, and until when (by the monotonic clock) it is not asked again."""
+
+    reason: str
+    refused: bool
+    until: float
+
+    def error(self, now: float) -> TaskApiUnavailable | AuthenticationFailed:
+        """The same error once more, for one more caller."""
+        if self.refused:
+            return AuthenticationFailed(self.reason)
+        return TaskApiUnavailable(self.reason, retry_after=self.until - now)
+
+
+class _Backoff:
+    """Seconds to wait: twice as many each time, until it helps."""
+
+    def __init__(self, *, first: float, longest: float) -> None:
+        self._first = first
+        self._longest = longest
+        self._wait = first
+
+    def next(self) -> float:
+        wait = self._wait
+        self._wait = min(2 * wait, self._longest)
+        return wait
+
+    def reset(self) -> None:
+        self._wait = self._first
+
+
+class _TokenEndpoint:
+    """One request to the token endpoint: authlib speaks, its errors become ours."""
+
+    def __init__(
+        self, credentials: Credentials, *, transport: httpx2.AsyncBaseTransport, timeout: float, clock: Clock
+    ) -> None:
+        self._credentials = credentials
+        self._clock = clock
+        self._timeout = timeout
+        self._client = AsyncOAuth2Client(
+            credentials.client_id,
+            credentials.client_secret,
+            token_endpoint_auth_method=credentials.auth_method,
+            scope=credentials.scope or None,
+            transport=transport,
+            timeout=timeout,
+            trust_env=False,
+        )
+        self._client.register_compliance_hook("access_token_response", self._judge)
+
+    async def ask(self) -> _TokenAnswer:
+        """Ask for a token; raises TaskApiUnavailable or AuthenticationFailed."""
+        audience = {"audience": self._credentials.audience} if self._credentials.audience else {}
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await self._client.fetch_token(
+                    self._credentials.token_url,
+                    grant_type="client_credentials",
+                    headers={"Accept": "application/json"},
+                    **audience,
+                )
+        except OAuthError as error:
+            raise self._refusal(error.error, error.description) from None
+        except UnicodeError:
+            raise AuthenticationFailed(
+                "the client id or secret has characters that cannot be sent: check OAUTH2_CLIENT_ID and "
+                "OAUTH2_CLIENT_SECRET, or set OAUTH2_AUTH_METHOD=client_secret_post"
+            ) from None
+        except (httpx2.HTTPError, httpx2.InvalidURL, aiohttp.ClientError, OSError) as error:
+            raise TaskApiUnavailable(f"the token endpoint does not answer: {self._words(error)}") from error
+        except (ValueError, TypeError, OverflowError):
+            raise _nonsense() from None
+        return _understood(answer)
+
+    def without_secrets(self, text: str) -> str:
+        """``text`` without the client secret in any of its forms, and without any Authorization header."""
+        secret = self._credentials.client_secret
+        basic = base64.b64encode(f"{self._credentials.client_id}:{secret}".encode()).decode()
+        return _AUTHORIZATION.sub(r"\1 ***", text.replace(basic, "***").replace(secret, "***") if secret else text)
+
+    async def aclose(self) -> None:
+        """Close the client and its transport."""
+        await self._client.aclose()
+
+    def _judge(self, response: httpx2.Response) -> httpx2.Response:
+        """Let authlib read good answers only: it takes any JSON object for a token."""
+        status = response.status_code
+        if status in _NOT_NOW or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            wish = retry_after(response.headers.get("Retry-After"), self._clock.now())
+            raise TaskApiUnavailable(f"the token endpoint cannot do it now (HTTP {status})", retry_after=wish)
+        if status in _NO_ENDPOINT or httpx2.codes.is_redirect(status):
+            raise AuthenticationFailed(f"there is no token endpoint (HTTP {status}): check {_CHECK_ENDPOINT}")
+        if httpx2.codes.is_client_error(status):
+            said = _json_object(response.content)
+            raise self._refusal(said.get("error") or f"HTTP {status}", said.get("error_description"))
+        return response
+
+    def _refusal(self, code: object, description: object) -> AuthenticationFailed | TaskApiUnavailable:
+        name = self._words(code) if isinstance(code, str) else "refused"
+        said = f"{name}: {self._words(description)}" if isinstance(description, str) and description else name
+        if name in _PASSING_ERRORS:
+            return TaskApiUnavailable(f"the token endpoint cannot do it now ({said})")
+        return AuthenticationFailed(f"the token endpoint gives no token ({said}): {_advice(name)}")
+
+    def _words(self, said: object) -> str:
+        """What a server or a library says: short, printable, no secret in it."""
+        text = self.without_secrets(" ".join(str(said).split())) or type(said).__name__
+        return "".join(character for character in text if character.isprintable())[:LONGEST_DESCRIPTION]
+
+
+def _signed(request: httpx2.Request, token: str) -> httpx2.Request:
+    request.headers["Authorization"] = f"Bearer {token}"
+    return request
+
+
+def _understood(answer: Mapping[str, object]) -> _TokenAnswer:
+    text = answer.get("access_token")
+    kind = answer.get("token_type") or "bearer"
+    if not isinstance(text, str) or not _USABLE_TOKEN.fullmatch(text):
+        raise _nonsense()
+    if not isinstance(kind, str) or kind.lower() != "bearer":
+        raise _nonsense()
+    return _TokenAnswer(text, expires_in=_life(answer.get("expires_in")))
+
+
+def _life(value: object) -> float | None:
+    """Seconds; None where the server says nothing that can be used."""
+    if not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return seconds if 0 < seconds < math.inf else None
+
+
+def _nonsense() -> TaskApiUnavailable:
+    return TaskApiUnavailable(f"the token endpoint answers, but not with a bearer token: check {_CHECK_ENDPOINT}")
+
+
+def _advice(code: str) -> str:
+    return f"check {_CHECKS.get(code, _CHECK_CREDENTIALS)}"
+
+
+def _json_object(body: bytes) -> Mapping[str, object]:
+    try:
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return said if isinstance(said, dict) else {}

@@ -1,0 +1,212 @@
+"""The shapes of the Task API: the only place that knows its field names."""
+
+import itertools
+import math
+import re
+import secrets
+from collections.abc import Generator, Iterable
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+import numpy as np
+import orjson
+
+from ai_task_processor.domain.errors import TaskApiRejected
+from ai_task_processor.domain.outcome import FLOAT32_BYTES, Failed, Settled, Succeeded, Vector
+from ai_task_processor.domain.task import NORMAL_PRIORITY, PRIORITIES, JsonValue, Page, Task, urgency
+from ai_task_processor.task_api.portions import portions
+
+PENDING_PATH = "/api/ai-tasks/pending"
+TASK_PATH = "/api/ai-tasks/{id}"
+
+IN_PROGRESS = b'{"state":"in_progress"}'
+
+LONGEST_ID = 256
+LONGEST_TYPE = 128
+LONGEST_ERROR = 2_000
+LARGEST_PRIORITY = 1_000_000
+
+CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+"""What is passed on as a correlation id; anything else gets a new one."""
+
+NOT_AN_OBJECT = "the entry is not a JSON object"
+NO_ID = "the entry has neither _id nor id"
+BAD_ID = "the entry's id cannot be used: it must have 1 to 256 characters, none of them a control character"
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+_Rank: TypeAlias = tuple[int, float, str]
+
+
+def read_page(body: bytes, fetched_at: float) -> Page:
+    """Understand an answer of the pending route; ``fetched_at`` (Unix seconds) is the age of tasks without a date.
+
+    Raises TaskApiUnavailable for an answer that is not a list of tasks, and nothing else.
+    """
+    steps = reading(body, fetched_at)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            page: Page = end.value
+            return page
+
+
+def reading(body: bytes, fetched_at: float) -> Generator[None, None, Page]:
+    """Do the same as :func:`read_page` in steps of a few milliseconds, for a page may hold every task there is."""
+    listed = 0
+    tasks: dict[str, Task] = {}
+    unusable: list[str] = []
+    runs: list[list[_Rank]] = []
+    for entries in portions(body):
+        listed += len(entries)
+        run: list[_Rank] = []
+        for entry in entries:
+            task = _task(entry, fetched_at)
+            if isinstance(task, str):
+                unusable.append(task)
+            elif task.id not in tasks:
+                tasks[task.id] = task
+                run.append(urgency(task))
+        runs.append(sorted(run))
+        yield
+    ranks = yield from _merged(runs)
+    return Page(tasks=tuple([tasks[rank[-1]] for rank in ranks]), listed=listed, unusable=tuple(unusable))
+
+
+def outcome_body(outcome: Settled, *, detailed: bool = False, with_error: bool = True) -> bytes:
+    """The body that reports ``outcome``.
+
+    Raises TaskApiRejected where the stored outcome cannot be written: it was damaged, or is no JSON value.
+    """
+    if isinstance(outcome, Failed):
+        return _failed(outcome, with_error=with_error)
+    result = _result(outcome, detailed=detailed)
+    try:
+        return orjson.dumps({"state": "succeeded", "result": result}, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError as error:
+        raise TaskApiRejected("the result cannot be written as JSON") from error
+
+
+# --- Tasks ------------------------------------------------------------------------------------------------------------
+
+
+def _task(entry: object, fetched_at: float) -> Task | str:
+    """One entry as a task, or why it has no usable id."""
+    if not isinstance(entry, dict):
+        return NOT_AN_OBJECT
+    task_id = _task_id(entry)
+    if task_id is None:
+        return BAD_ID if entry.keys() & {"_id", "id"} else NO_ID
+    kind = entry.get("type")
+    return Task(
+        id=task_id,
+        type=kind[:LONGEST_TYPE] if isinstance(kind, str) else "",
+        content=entry.get("content"),
+        created_at=_created_at(entry.get("createdAt")) or fetched_at,
+        priority=_priority(entry.get("priority")),
+        correlation_id=_correlation_id(entry.get("correlationId")),
+    )
+
+
+def _task_id(entry: dict[str, object]) -> str | None:
+    for name in ("_id", "id"):
+        task_id = _usable_id(entry.get(name))
+        if task_id is not None:
+            return task_id
+    return None
+
+
+def _usable_id(value: object) -> str | None:
+    """The id as it goes into the path of a request, where ``.`` and ``..`` would mean another route."""
+    if isinstance(value, dict):
+        value = value.get("$oid")
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not 1 <= len(value) <= LONGEST_ID or value in {".", ".."}:
+        return None
+    return None if _CONTROL.search(value) else value
+
+
+def _created_at(value: object) -> float | None:
+    """Unix seconds of an ISO 8601 text (UTC where it names no offset) or of epoch milliseconds."""
+    if isinstance(value, dict):
+        value = value.get("$date")
+    if isinstance(value, str):
+        return _read_date(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return value / 1000
+    return None
+
+
+def _read_date(text: str) -> float | None:
+    """None also for dates before 1970: they are what a server writes that has no date."""
+    try:
+        date = datetime.fromisoformat(text)
+        seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return seconds if seconds > 0 else None
+
+
+def _priority(value: object) -> int:
+    if isinstance(value, str):
+        return PRIORITIES.get(value.lower(), NORMAL_PRIORITY)
+    if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
+        return int(max(-LARGEST_PRIORITY, min(value, LARGEST_PRIORITY)))
+    return NORMAL_PRIORITY
+
+
+def _correlation_id(value: object) -> str:
+    if isinstance(value, str) and CORRELATION_ID.fullmatch(value):
+        return value
+    return secrets.token_hex(8)
+
+
+def _merged(runs: list[list[_Rank]]) -> Generator[None, None, Iterable[_Rank]]:
+    """Merge sorted runs pair by pair; sorting two runs one after the other is linear.
+
+    Ranks and not tasks, for the garbage collector passes over tuples of plain values.
+    """
+    while len(runs) > 1:
+        merged = []
+        for position in range(0, len(runs), 2):
+            merged.append(sorted(itertools.chain(*runs[position : position + 2])))
+            yield
+        runs = merged
+    return runs[0] if runs else ()
+
+
+# --- Outcomes ---------------------------------------------------------------------------------------------------------
+
+
+def _failed(outcome: Failed, *, with_error: bool) -> bytes:
+    body: dict[str, JsonValue] = {"state": "failed", "result": None}
+    if with_error:
+        body["error"] = outcome.reason[:LONGEST_ERROR].encode("utf-8", "replace").decode()
+    return orjson.dumps(body)
+
+
+def _result(outcome: Succeeded, *, detailed: bool) -> object:
+    if not isinstance(outcome.result, Vector):
+        return outcome.result
+    vector = _numbers(outcome.result)
+    if not detailed:
+        return vector
+    return {
+        "embedding": vector,
+        "model": outcome.model,
+        "provider": outcome.provider,
+        "dimensions": outcome.result.dimensions,
+        "usage": {"prompt_tokens": outcome.tokens, "total_tokens": outcome.tokens},
+    }
+
+
+def _numbers(vector: Vector) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """The vector as orjson writes it with the fewest decimals; what is not finite would silently become null."""
+    if not vector.data or len(vector.data) % FLOAT32_BYTES:
+        raise TaskApiRejected("the stored vector is damaged: its length is not that of a vector")
+    numbers = np.frombuffer(vector.data, "<f4").astype(np.float32, copy=False)
+    if not np.isfinite(numbers).all():
+        raise TaskApiRejected("the stored vector is damaged: it holds numbers that are not finite")
+    return numbers
