@@ -1,0 +1,224 @@
+"""The limiter: admits tasks to providers as long as every configured window has room."""
+
+import asyncio
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+from zoneinfo import ZoneInfo
+
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.errors import JournalError, RateLimited
+from ai_task_processor.domain.events import LimitReached
+from ai_task_processor.domain.ports import Observer, WindowUsage
+from ai_task_processor.limits.ledger import Bucket, Entry, Ledger, LimitStore
+from ai_task_processor.limits.tally import Tally
+from ai_task_processor.limits.timeline import Timeline, shift_between
+from ai_task_processor.limits.windows import LENGTHS, Strategy, WindowName, window_of
+
+
+@dataclass(slots=True)
+class _Booking:
+    """What one take left: per window the bucket it went into, and how much of it can still be given back."""
+
+    ends: dict[WindowName, float]
+    left: int
+
+    def places(self) -> Iterable[tuple[WindowName, float]]:
+        return self.ends.items()
+
+
+class Limiter:
+    """A :class:`~ai_task_processor.domain.ports.RateLimiter` whose memory decides and whose store remembers.
+
+    A booking is in the store before :meth:`take` returns; takes run one after the other. Whatever goes wrong on the
+    way, what is counted is never less than what was admitted. A take that is cancelled in the middle stays booked; the
+    task that was cancelled may still refund it.
+
+    A booking can be given back by the asyncio task that took it: only then is it certain which buckets it is in, and
+    giving back from any other would let a window forget an admission too early.
+
+    Limits, strategy and time zone may change between runs: the admissions stay, and are counted in the windows there
+    are now. A window that had no limit before begins empty.
+    """
+
+    def __init__(self, tallies: Mapping[WindowName, Tally], line: Timeline, store: LimitStore, tell: Observer) -> None:
+        self._tallies = tallies
+        self._line = line
+        self._store = store
+        self._observer = tell
+        self._lock = asyncio.Lock()
+        self._bookings: WeakKeyDictionary[asyncio.Task[object], _Booking] = WeakKeyDictionary()
+        self._told: dict[WindowName, float] = {}
+
+    @classmethod
+    async def open(
+        cls,
+        limits: Mapping[WindowName, int],
+        *,
+        strategy: Strategy,
+        zone: ZoneInfo,
+        store: LimitStore,
+        clock: Clock,
+        observer: Observer,
+        boot: str = "",
+    ) -> "Limiter":
+        """Take up what an earlier run left; a limit of 0 is none, and without any limit the store is not touched.
+
+        ``boot`` is :func:`~ai_task_processor.limits.timeline.boot_id`. Raises JournalError.
+        """
+        limited = {name: limit for name, limit in limits.items() if limit > 0}
+        ledger = await store.load() if limited else Ledger()
+        line = Timeline(clock, strategy, last=ledger.reading, boot=boot)
+        shift = shift_between(ledger.reading, strategy)
+        tallies = {
+            name: Tally(window_of(name, strategy, zone), limit, _of(name, ledger, shift))
+            for name, limit in limited.items()
+        }
+        limiter = cls(tallies, line, store, observer)
+        if ledger.reading is not None and ledger.reading.strategy != strategy:
+            await limiter._rewrite()
+        return limiter
+
+    async def take(self, count: int) -> None:
+        """See :class:`~ai_task_processor.domain.ports.RateLimiter`. Raises RateLimited or JournalError."""
+        if count <= 0 or not self._tallies:
+            return
+        async with self._lock:
+            self._advance()
+            self._admit(count)
+            booking = _Booking({}, count)
+            self._bookings[_current_task()] = booking
+            try:
+                await self._book(booking)
+            except JournalError:
+                self._give_back(booking, booking.left)
+                raise
+            self._tell_of_closings()
+
+    async def refund(self, count: int) -> None:
+        """See :class:`~ai_task_processor.domain.ports.RateLimiter`.
+
+        Gives back at most what the last take of the calling asyncio task booked. Raises JournalError.
+        """
+        async with self._lock:
+            booking = self._bookings.get(_current_task())
+            if booking is None or min(count, booking.left) <= 0:
+                return
+            self._advance()
+            self._give_back(booking, min(count, booking.left))
+            await self._save(booking.places())
+
+    def headroom(self) -> int | None:
+        """See :class:`~ai_task_processor.domain.ports.RateLimiter`."""
+        self._advance()
+        return min((tally.room for tally in self._tallies.values()), default=None)
+
+    def opens_at(self) -> float | None:
+        """See :class:`~ai_task_processor.domain.ports.RateLimiter`."""
+        self._advance()
+        return self._fits_at(1)
+
+    def usage(self) -> Mapping[str, WindowUsage]:
+        """See :class:`~ai_task_processor.domain.ports.RateLimiter`."""
+        self._advance()
+        return {name: self._usage_of(tally) for name, tally in self._tallies.items()}
+
+    def _advance(self) -> float:
+        """Let go of what does not count any more; answers the time."""
+        time = self._line.now()
+        for name, tally in self._tallies.items():
+            tally.expire(time)
+            if tally.used * 2 <= tally.limit:
+                self._told.pop(name, None)
+        return time
+
+    def _admit(self, count: int) -> None:
+        full = [name for name, tally in self._tallies.items() if tally.room < count]
+        if not full:
+            return
+        self._tell_of_closings()
+        until = self._fits_at(count)
+        raise RateLimited(
+            f"no room for {count} in the limit per {' and per '.join(full)}",
+            until=self._line.wall(self._line.now()) if until is None else until,
+        )
+
+    def _fits_at(self, count: int) -> float | None:
+        moments = [tally.fits_at(count) for tally in self._tallies.values()]
+        latest = max((moment for moment in moments if moment is not None), default=None)
+        return None if latest is None else self._line.wall(latest)
+
+    def _usage_of(self, tally: Tally) -> WindowUsage:
+        frees_at = tally.frees_at()
+        reset_at = None if frees_at is None else self._line.wall(frees_at)
+        return WindowUsage(current=tally.used, limit=tally.limit, remaining=tally.room, reset_at=reset_at)
+
+    async def _book(self, booking: _Booking) -> None:
+        """Put a booking into the buckets of the moment at which it is durable.
+
+        Where a slow store lets that moment fall behind a bucket, the booking moves on: what was admitted later than
+        its bucket says would be forgotten too early.
+        """
+        ahead = 0.0
+        while True:
+            began = self._advance()
+            left = set(booking.places())
+            self._place(booking, began + ahead)
+            await self._save(left | set(booking.places()))
+            ended = self._advance()
+            if all(end > ended for end in booking.ends.values()):
+                return
+            ahead = 2 * (ended - began)
+
+    def _place(self, booking: _Booking, time: float) -> None:
+        count = booking.left
+        self._give_back(booking, count)
+        booking.ends = {name: tally.add(time, count) for name, tally in self._tallies.items()}
+        booking.left = count
+
+    def _give_back(self, booking: _Booking, count: int) -> None:
+        booking.left -= count
+        for name, end in booking.ends.items():
+            self._tallies[name].remove(end, count)
+
+    async def _save(self, places: Iterable[tuple[WindowName, float]]) -> None:
+        held = ((name, end, self._tallies[name].held(end)) for name, end in places)
+        buckets = tuple(Bucket(name, end, count) for name, end, count in held if count is not None)
+        await self._store.save(Entry(self._line.reading(), buckets, self._forgotten()))
+
+    def _forgotten(self) -> dict[str, float]:
+        forgotten: dict[str, float] = {}
+        for name, tally in self._tallies.items():
+            if tally.forgotten is not None:
+                forgotten[name] = tally.forgotten
+                tally.forgotten = None
+        return forgotten
+
+    async def _rewrite(self) -> None:
+        buckets = (Bucket(name, *bucket) for name, tally in self._tallies.items() for bucket in tally.buckets())
+        await self._store.replace(Ledger(self._line.reading(), tuple(buckets)))
+
+    def _tell_of_closings(self) -> None:
+        """Tell of each full window, once.
+
+        A window in steady use opens a little and is full again all the time. That is one closing; it is told again
+        when the window had become half empty, or else once per length of the window.
+        """
+        time = self._line.now()
+        for name, tally in self._tallies.items():
+            opens_at = tally.fits_at(1)
+            if opens_at is not None and time >= self._told.get(name, -math.inf) + LENGTHS[name]:
+                self._told[name] = time
+                self._observer(LimitReached(window=name, limit=tally.limit, until=self._line.wall(opens_at)))
+
+
+def _of(name: WindowName, ledger: Ledger, shift: float) -> Iterable[tuple[float, int]]:
+    return ((bucket.end + shift, bucket.count) for bucket in ledger.buckets if bucket.window == name)
+
+
+def _current_task() -> "asyncio.Task[object]":
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("the limiter is used from inside an asyncio task")
+    return task

@@ -1,0 +1,122 @@
+"""The limiter's ledger, in memory and in the state database."""
+
+import json
+from dataclasses import asdict
+
+from sqlalchemy import Connection, TextClause, delete, insert, select, text
+
+from ai_task_processor.limits.ledger import Bucket, Entry, Ledger
+from ai_task_processor.limits.timeline import Reading
+from ai_task_processor.limits.windows import Strategy
+from ai_task_processor.storage.engine import Storage
+from ai_task_processor.storage.schema import limit_buckets, meta
+
+READING_KEY = "limits.reading"
+
+_STRATEGIES: dict[str, Strategy] = {"rolling": "rolling", "fixed": "fixed"}
+
+
+class MemoryLimitStore:
+    """Keeps the ledger for as long as the object lives."""
+
+    def __init__(self) -> None:
+        self._reading: Reading | None = None
+        self._counts: dict[tuple[str, float], int] = {}
+
+    async def load(self) -> Ledger:
+        """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
+        buckets = (Bucket(window, end, count) for (window, end), count in self._counts.items())
+        return Ledger(self._reading, tuple(buckets))
+
+    async def save(self, entry: Entry) -> None:
+        """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
+        self._reading = entry.reading
+        for window, horizon in entry.forget.items():
+            for key in [key for key in self._counts if key[0] == window and key[1] <= horizon]:
+                del self._counts[key]
+        self._counts.update({(bucket.window, bucket.end): bucket.count for bucket in entry.buckets})
+
+    async def replace(self, ledger: Ledger) -> None:
+        """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
+        self._reading = ledger.reading
+        self._counts = {(bucket.window, bucket.end): bucket.count for bucket in ledger.buckets}
+
+
+_KEEP_BUCKET = text(
+    'INSERT INTO limit_buckets (strategy, "window", bucket, used) VALUES (:strategy, :window, :bucket, :used)'
+    ' ON CONFLICT (strategy, "window", bucket) DO UPDATE SET used = excluded.used'
+)
+_KEEP_READING = text(
+    "INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+)
+_FORGET = text('DELETE FROM limit_buckets WHERE strategy = :strategy AND "window" = :window AND bucket <= :horizon')
+
+
+class SqlLimitStore:
+    """Keeps the ledger in the state database: a row for each bucket, and the reading beside them."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    async def load(self) -> Ledger:
+        """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
+        return await self._storage.read(_load)
+
+    async def save(self, entry: Entry) -> None:
+        """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
+        await self._storage.write(lambda connection: _save(connection, entry))
+
+    async def replace(self, ledger: Ledger) -> None:
+        """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
+        await self._storage.write(lambda connection: _replace(connection, ledger))
+
+
+def _load(connection: Connection) -> Ledger:
+    value = connection.execute(select(meta.c.value).where(meta.c.key == READING_KEY)).scalar()
+    rows = connection.execute(select(limit_buckets.c.window, limit_buckets.c.bucket, limit_buckets.c.used))
+    return Ledger(_understood(value), tuple(Bucket(window, end, used) for window, end, used in rows if used > 0))
+
+
+def _understood(value: str | None) -> Reading | None:
+    """The reading as it was written; None where it is damaged, so that the wall clock is believed instead."""
+    try:
+        kept = json.loads(value or "")
+        line, wall, monotonic = (float(kept[name]) for name in ("line", "wall", "monotonic"))
+        return Reading(_STRATEGIES[kept["strategy"]], line, wall, monotonic, str(kept["boot"]))
+    except (ValueError, TypeError, LookupError):
+        return None
+
+
+def _save(connection: Connection, entry: Entry) -> None:
+    strategy = entry.reading.strategy
+    _run(
+        connection,
+        _FORGET,
+        [{"strategy": strategy, "window": name, "horizon": horizon} for name, horizon in entry.forget.items()],
+    )
+    _run(connection, _KEEP_BUCKET, [_row(strategy, bucket) for bucket in entry.buckets])
+    _keep_reading(connection, entry.reading)
+
+
+def _replace(connection: Connection, ledger: Ledger) -> None:
+    connection.execute(delete(limit_buckets))
+    connection.execute(delete(meta).where(meta.c.key == READING_KEY))
+    if ledger.reading is not None:
+        strategy = ledger.reading.strategy
+        rows = [_row(strategy, bucket) for bucket in ledger.buckets]
+        if rows:
+            connection.execute(insert(limit_buckets), rows)
+        _keep_reading(connection, ledger.reading)
+
+
+def _keep_reading(connection: Connection, reading: Reading) -> None:
+    connection.execute(_KEEP_READING, {"key": READING_KEY, "value": json.dumps(asdict(reading))})
+
+
+def _row(strategy: str, bucket: Bucket) -> dict[str, object]:
+    return {"strategy": strategy, "window": bucket.window, "bucket": bucket.end, "used": bucket.count}
+
+
+def _run(connection: Connection, statement: TextClause, rows: list[dict[str, object]]) -> None:
+    if rows:
+        connection.execute(statement, rows)

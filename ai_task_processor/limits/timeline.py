@@ -1,0 +1,83 @@
+"""The line of time on which admissions are counted: it never steps back, not even over a restart."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.limits.windows import READING_ERROR, Strategy
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the line and the clocks said at one moment; ``boot`` names the machine's run, empty where unknown."""
+
+    strategy: Strategy
+    line: float
+    wall: float
+    monotonic: float
+    boot: str = ""
+
+
+class Timeline:
+    """Time for one run of the limiter, beginning where the last reading of an earlier run ended.
+
+    Rolling windows move with the monotonic clock alone, so that a change of the system's time neither shortens nor
+    stretches them. Between two runs the monotonic clock is asked too if the machine has not been started anew
+    meanwhile, else the wall clock, of which a step back counts as no time passed. Calendar windows follow the wall
+    clock, held to the monotonic clock's pace while it is behind where the line has already been.
+    """
+
+    def __init__(self, clock: Clock, strategy: Strategy, *, last: Reading | None = None, boot: str = "") -> None:
+        self._clock = clock
+        self._strategy = strategy
+        self._boot = boot
+        self._anchored_at = clock.monotonic()
+        self._anchor = self._beginning(last)
+        self._latest = -math.inf
+
+    def now(self) -> float:
+        """Where the line is."""
+        steady = self._anchor + self._clock.monotonic() - self._anchored_at
+        time = steady if self._strategy == "rolling" else max(steady, self._clock.now())
+        self._latest = max(self._latest, time)
+        return self._latest
+
+    def wall(self, time: float) -> float:
+        """When the line will be at ``time``, in Unix seconds of the clock; never a little too early."""
+        lag = self._clock.now() - self.now()
+        return time + lag + READING_ERROR if lag else time
+
+    def reading(self) -> Reading:
+        """What a later run begins with."""
+        return Reading(self._strategy, self.now(), self._clock.now(), self._clock.monotonic(), self._boot)
+
+    def _beginning(self, last: Reading | None) -> float:
+        if last is None:
+            return self._clock.now()
+        if self._strategy == "rolling":
+            return last.line + self._passed_since(last)
+        return last.line if last.strategy == "fixed" else last.wall
+
+    def _passed_since(self, last: Reading) -> float:
+        """Seconds between a reading of an earlier run and now: too few where the clocks cannot be trusted."""
+        if last.boot and last.boot == self._boot and self._anchored_at >= last.monotonic:
+            return self._anchored_at - last.monotonic
+        return max(0.0, self._clock.now() - last.wall)
+
+
+def shift_between(last: Reading | None, strategy: Strategy) -> float:
+    """What to add to times that were counted under ``last`` to have them on the line of ``strategy``."""
+    if last is None or strategy in {last.strategy, "rolling"}:
+        return 0.0
+    return last.wall - last.line
+
+
+def boot_id() -> str:
+    """A name for this run of the machine, from which its monotonic clock counts; empty where it has none."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
