@@ -64,7 +64,8 @@ class Metrics:
         models: Collection[str] = (),
         breakers: Collection[str] = (),
     ) -> None:
-        disable_created_metrics()  # a setting of the library as a whole: half of all series, of no use to anyone
+        # A setting of the library as a whole: when a series began is of no use, and costs as much as its value.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotation here
         self._clock = clock
         self._registry = CollectorRegistry()
         self._counters = {one.name: _counter(one, self._registry) for one in CATALOGUE if one.kind == "counter"}
@@ -304,7 +305,7 @@ class _Series(dict[tuple[str, ...], M]):
 
     def __init__(self, metric: M) -> None:
         super().__init__()
-        self._metric = metric
+        self._metric: M = metric
 
     def __missing__(self, labels: tuple[str, ...]) -> M:
         return self.setdefault(labels, self._metric.labels(*labels) if labels else self._metric)
