@@ -2,8 +2,9 @@
 
 import json
 import zlib
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
+import numpy as np
 import orjson
 
 from ai_task_processor.domain.outcome import FLOAT32_BYTES, Failed, Settled, Succeeded, Vector
@@ -17,9 +18,11 @@ JSON = "json"
 FAILED = "failed"
 DAMAGED = "damaged"
 
+_NOTHING: Columns = dict.fromkeys(("result", "model", "provider", "tokens", "dimensions", "error"))
 _WORTH_A_TRY = 512
 _USEFUL = 0.8
 _DEFLATED = b"\x78"  # no JSON text begins with it
+_LENIENT = b" "  # any JSON text may begin with it; here it says who wrote it
 
 
 class Damaged(Exception):
@@ -50,24 +53,44 @@ def decoded(stored: bytes | None) -> JsonValue:
 
 def outcome_columns(outcome: Settled) -> Columns:
     """What a settled outcome writes into its row."""
-    match outcome:
-        case Failed(reason):
-            return _columns(FAILED, FAILED, error=storable(reason))
-        case Succeeded(Vector(data)):
-            return _success(VECTOR, data, outcome) | {"dimensions": len(data) // FLOAT32_BYTES}
-        case Succeeded(result):
-            return _success(JSON, encoded(cast("JsonValue", result)), outcome)
+    if isinstance(outcome, Failed):
+        return _NOTHING | {"state": "failed", "outcome": FAILED, "error": storable(outcome.reason)}
+    columns = _NOTHING | {
+        "state": "succeeded",
+        "model": outcome.model,
+        "provider": outcome.provider,
+        "tokens": outcome.tokens,
+    }
+    if isinstance(outcome.result, Vector):
+        data = outcome.result.data
+        return columns | {"outcome": VECTOR, "result": data, "dimensions": len(data) // FLOAT32_BYTES}
+    return columns | {"outcome": JSON, "result": encoded(outcome.result)}
 
 
-def outcome_of(columns: Any) -> Settled:  # noqa: ANN401  a database row has its columns as attributes
-    """The outcome that a row holds; raises Damaged."""
-    if columns.outcome == FAILED:
-        return Failed(columns.error or "")
-    if columns.outcome == VECTOR:
-        return _succeeded(Vector(_vector(columns.result, columns.dimensions)), columns)
-    if columns.outcome == JSON:
-        return _succeeded(decoded(columns.result), columns)
-    raise Damaged(f"its outcome is of the unknown kind {columns.outcome!r}")
+def outcome_of(
+    kind: str | None,
+    result: bytes | None,
+    error: str | None,
+    model: str | None,
+    provider: str | None,
+    tokens: int | None,
+    dimensions: int | None,
+) -> Settled:
+    """The outcome that a row holds, from its columns in the order of the query; raises Damaged."""
+    if kind == VECTOR:
+        return Succeeded(Vector(_vector(result, dimensions)), model or "", provider or "", tokens or 0)
+    if kind == JSON:
+        return Succeeded(decoded(result), model or "", provider or "", tokens or 0)
+    if kind == FAILED:
+        return Failed(error or "")
+    raise Damaged(f"its outcome is of the unknown kind {kind!r}")
+
+
+def vector_numbers(stored: bytes) -> list[float]:
+    """The numbers of a stored vector; raises Damaged."""
+    if len(stored) % FLOAT32_BYTES:
+        raise Damaged(f"its vector has {len(stored)} bytes")
+    return cast("list[float]", np.frombuffer(stored, "<f4").tolist())
 
 
 def storable(text: str) -> str:
@@ -84,31 +107,13 @@ def _json(value: JsonValue) -> bytes:
 
 def _lenient_json(value: JsonValue) -> bytes:
     try:
-        return json.dumps(value, separators=(",", ":")).encode()
+        return _LENIENT + json.dumps(value, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError):
         return b"null"
 
 
 def _value(text: bytes) -> JsonValue:
-    try:
-        return cast("JsonValue", orjson.loads(text))
-    except orjson.JSONDecodeError:
-        return cast("JsonValue", json.loads(text))
-
-
-def _columns(state: str, outcome: str, **values: str | int | bytes | None) -> Columns:
-    nothing = dict.fromkeys(("result", "model", "provider", "tokens", "dimensions", "error"))
-    return nothing | {"state": state, "outcome": outcome} | values
-
-
-def _success(outcome: str, result: bytes, answer: Succeeded) -> Columns:
-    return _columns(
-        "succeeded", outcome, result=result, model=answer.model, provider=answer.provider, tokens=answer.tokens
-    )
-
-
-def _succeeded(result: Vector | JsonValue, columns: Any) -> Succeeded:  # noqa: ANN401  see outcome_of
-    return Succeeded(result, columns.model or "", columns.provider or "", columns.tokens or 0)
+    return cast("JsonValue", json.loads(text) if text.startswith(_LENIENT) else orjson.loads(text))
 
 
 def _vector(data: bytes | None, dimensions: int | None) -> bytes:

@@ -40,10 +40,12 @@ class MemoryJournal:
 
     async def accept(self, tasks: Sequence[Task], mark: int) -> tuple[str, ...]:
         """Keep the tasks not known yet, and those that somebody has set back to pending since their report."""
-        new = {task.id: task for task in tasks if self._is_new(task.id, mark)}
-        for task in new.values():
-            self._put(_Row(replace(task, attempts=0)))
-        return tuple(new)
+        accepted = []
+        for task in tasks:
+            if self._is_new(task.id, mark):
+                self._put(_Row(replace(task, attempts=0)))
+                accepted.append(task.id)
+        return tuple(accepted)
 
     async def claim(self, limit: int) -> tuple[Task, ...]:
         """Take due tasks of one batch key."""
@@ -81,10 +83,10 @@ class MemoryJournal:
         if not task_ids:
             return
         self._mark += 1
+        now = self._clock.now()
         for row in self._those(task_ids, State.CLAIMED, *UNREPORTED):
             task = replace(row.task, content=None)
-            finished = _Row(task, State.REPORTED, reported_at=self._clock.now(), mark=self._mark)
-            self._put(finished)
+            self._put(_Row(task, State.REPORTED, reported_at=now, mark=self._mark))
 
     async def postpone(self, task_ids: Sequence[str], until: float, *, counts: bool = True) -> None:
         """Deliver these outcomes at ``until`` or later."""

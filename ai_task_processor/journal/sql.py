@@ -13,11 +13,13 @@ from ai_task_processor.domain.ports import Backlog, Entry
 from ai_task_processor.domain.task import Task, urgency
 from ai_task_processor.journal.encoding import DAMAGED, Damaged, decoded, encoded, outcome_columns, outcome_of, storable
 from ai_task_processor.journal.state import LONGEST_WAIT
+from ai_task_processor.storage.bulk import execute_each
 from ai_task_processor.storage.engine import Storage
 
 Parameters: TypeAlias = dict[str, Any]
 
 _LOOKED_UP_AT_ONCE: Final = 500
+_NO_ROWS: Final = (0, 0, None)
 
 # Each condition is written as in the index that serves it (storage/schema.py), or the index would not be used.
 
@@ -73,7 +75,7 @@ _OLDEST_UNREPORTED = text("""
     SELECT id FROM tasks WHERE state IN ('succeeded', 'failed') AND not_before = 0 ORDER BY settled_at, id LIMIT :limit
 """)
 _OUTCOMES = text("""
-    SELECT id, type, correlation_id, settled_at, deliveries, outcome, result, model, provider, tokens, dimensions, error
+    SELECT id, type, correlation_id, settled_at, deliveries, outcome, result, error, model, provider, tokens, dimensions
     FROM tasks WHERE id IN :ids ORDER BY settled_at, id
 """).bindparams(bindparam("ids", expanding=True))
 
@@ -106,9 +108,8 @@ _NEXT_UNREPORTED = text("""
     SELECT min(not_before) FROM tasks WHERE state <> 'reported' AND state = 'failed' AND not_before > 0
 """)
 _COUNT = text("""
-    SELECT CASE WHEN state = 'due' AND not_before > :now THEN 'deferred' ELSE state END AS kind,
-           count(*), min(settled_at)
-    FROM tasks WHERE state <> 'reported' GROUP BY kind
+    SELECT state, count(*), sum(CASE WHEN not_before > :now THEN 1 ELSE 0 END), min(settled_at)
+    FROM tasks WHERE state <> 'reported' GROUP BY state
 """)
 _FORGET = text("DELETE FROM tasks WHERE state = 'reported' AND reported_at < :before")
 
@@ -141,12 +142,14 @@ class SqlJournal:
 
     async def settle(self, outcomes: Mapping[str, Outcome]) -> None:
         """Write the outcomes of claimed tasks."""
+        if not outcomes:
+            return
         now = self._clock.now()
         await self._storage.write(lambda connection: _settle(connection, outcomes, now))
 
     async def release(self, task_ids: Sequence[str]) -> None:
         """Give claimed tasks back as due."""
-        await self._storage.write(lambda connection: _each(connection, _RELEASE, _by_id(task_ids)))
+        await self._storage.write(lambda connection: execute_each(connection, _RELEASE, _by_id(task_ids)))
 
     async def unreported(self, limit: int) -> tuple[Entry, ...]:
         """Hand out outcomes to deliver, oldest first; rows that cannot be read are parked."""
@@ -158,10 +161,12 @@ class SqlJournal:
 
     async def mark_reported(self, task_ids: Sequence[str]) -> None:
         """These are finished."""
+        if not task_ids:
+            return
 
         def report(connection: Connection) -> None:
             mark = int(connection.execute(_NEXT_MARK).scalar_one())
-            _each(connection, _REPORTED, _by_id(task_ids, now=now, mark=mark))
+            execute_each(connection, _REPORTED, _by_id(task_ids, now=now, mark=mark))
             self._handed_out.difference_update(task_ids)
 
         now = self._clock.now()
@@ -171,7 +176,7 @@ class SqlJournal:
         """Deliver these outcomes at ``until`` or later."""
 
         def postpone(connection: Connection) -> None:
-            _each(connection, _POSTPONE, _by_id(task_ids, until=until, counted=int(counts)))
+            execute_each(connection, _POSTPONE, _by_id(task_ids, until=until, counted=int(counts)))
             self._handed_out.difference_update(task_ids)
 
         await self._storage.write(postpone)
@@ -230,10 +235,13 @@ class SqlJournal:
 def _accept(connection: Connection, tasks: Sequence[Task], mark: int, now: float) -> tuple[str, ...]:
     known = _known(connection, [task.id for task in tasks])
     again = [task_id for task_id, reported in known.items() if reported is not None and reported <= mark]
-    _each(connection, _DROP, _by_id(again))
+    execute_each(connection, _DROP, _by_id(again))
     standing = known.keys() - again
-    new = {task.id: task for task in tasks if task.id not in standing}
-    _each(connection, _INSERT, [_row(task, now) for task in new.values()])
+    new: dict[str, Task] = {}
+    for task in tasks:
+        if task.id not in standing:
+            new.setdefault(task.id, task)
+    execute_each(connection, _INSERT, [_row(task, now) for task in new.values()])
     return tuple(new)
 
 
@@ -262,7 +270,7 @@ def _claim(connection: Connection, limit: int, now: float) -> tuple[Task, ...]:
     connection.execute(_RIPEN_DUE, {"now": now})
     while rows := _most_urgent(connection, limit):
         tasks, damaged = _tasks(rows)
-        _each(connection, _SET_ASIDE, damaged)
+        execute_each(connection, _SET_ASIDE, damaged)
         if tasks:
             return tuple(sorted(tasks, key=urgency))
     return ()
@@ -291,8 +299,8 @@ def _settle(connection: Connection, outcomes: Mapping[str, Outcome], now: float)
             deferred.append(_deferral(task_id, outcome))
         else:
             settled.append({"id": task_id, "now": now, **outcome_columns(outcome)})
-    _each(connection, _SETTLE, settled)
-    _each(connection, _DEFER, deferred)
+    execute_each(connection, _SETTLE, settled)
+    execute_each(connection, _DEFER, deferred)
 
 
 def _deferral(task_id: str, outcome: Deferred) -> Parameters:
@@ -302,12 +310,12 @@ def _deferral(task_id: str, outcome: Deferred) -> Parameters:
 
 def _entries(connection: Connection, ids: Sequence[str]) -> tuple[Entry, ...]:
     entries, damaged = [], []
-    for row in connection.execute(_OUTCOMES, {"ids": ids}):
+    for task_id, type_, correlation_id, settled_at, deliveries, *kept in connection.execute(_OUTCOMES, {"ids": ids}):
         try:
-            entries.append(Entry(row.id, row.type, row.correlation_id, outcome_of(row), row.settled_at, row.deliveries))
+            entries.append(Entry(task_id, type_, correlation_id, outcome_of(*kept), settled_at, deliveries))
         except Damaged as error:
-            damaged.append(_set_aside(row.id, f"its outcome cannot be read: {error}"))
-    _each(connection, _SET_ASIDE, damaged)
+            damaged.append(_set_aside(task_id, f"its outcome cannot be read: {error}"))
+    execute_each(connection, _SET_ASIDE, damaged)
     return tuple(entries)
 
 
@@ -316,26 +324,19 @@ def _set_aside(task_id: str, reason: str) -> Parameters:
 
 
 def _backlog(connection: Connection, now: float) -> Backlog:
-    counts = {kind: (count, oldest) for kind, count, oldest in connection.execute(_COUNT, {"now": now})}
-
-    def count(kind: str) -> int:
-        return int(counts.get(kind, (0, None))[0])
-
-    settled = (counts[kind][1] for kind in ("succeeded", "failed") if kind in counts)
+    counts = {state: (count, later, oldest) for state, count, later, oldest in connection.execute(_COUNT, {"now": now})}
+    due, deferred, _ = counts.get("due", _NO_ROWS)
+    succeeded, _, oldest_succeeded = counts.get("succeeded", _NO_ROWS)
+    failed, _, oldest_failed = counts.get("failed", _NO_ROWS)
     return Backlog(
-        ready=count("due"),
-        deferred=count("deferred"),
-        claimed=count("claimed"),
-        unreported=count("succeeded") + count("failed"),
-        parked=count("parked"),
-        oldest_unreported=min(settled, default=None),
+        ready=due - deferred,
+        deferred=deferred,
+        claimed=counts.get("claimed", _NO_ROWS)[0],
+        unreported=succeeded + failed,
+        parked=counts.get("parked", _NO_ROWS)[0],
+        oldest_unreported=min((time for time in (oldest_succeeded, oldest_failed) if time is not None), default=None),
     )
 
 
 def _by_id(task_ids: Iterable[str], **values: float) -> list[Parameters]:
     return [{"id": task_id, **values} for task_id in task_ids]
-
-
-def _each(connection: Connection, statement: Any, rows: list[Parameters]) -> None:  # noqa: ANN401
-    if rows:
-        connection.execute(statement, rows)
