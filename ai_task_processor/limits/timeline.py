@@ -25,9 +25,11 @@ class Timeline:
     """Time for one run of the limiter, beginning where the last reading of an earlier run ended.
 
     Rolling windows move with the monotonic clock alone, so that a change of the system's time neither shortens nor
-    stretches them. Between two runs the monotonic clock is asked too if the machine has not been started anew
-    meanwhile, else the wall clock, of which a step back counts as no time passed. Calendar windows follow the wall
-    clock, held to the monotonic clock's pace while it is behind where the line has already been.
+    stretches them. Calendar windows follow the wall clock; while that is behind where the line has already been, the
+    line goes on at the pace of the monotonic clock.
+
+    How much time passed between two runs is asked of the monotonic clock if the machine has not been started anew
+    meanwhile (``boot`` is the same), else of the wall clock, of which a step back counts as no time.
     """
 
     def __init__(self, clock: Clock, strategy: Strategy, *, last: Reading | None = None, boot: str = "") -> None:
@@ -57,9 +59,7 @@ class Timeline:
     def _beginning(self, last: Reading | None) -> float:
         if last is None:
             return self._clock.now()
-        if self._strategy == "rolling":
-            return last.line + self._passed_since(last)
-        return last.line if last.strategy == "fixed" else last.wall
+        return last.line + shift_between(last, self._strategy) + self._passed_since(last)
 
     def _passed_since(self, last: Reading) -> float:
         """Seconds between a reading of an earlier run and now: too few where the clocks cannot be trusted."""
