@@ -28,7 +28,7 @@ class OpsServer:
     """Serves /health, /ready and /metrics while it is entered.
 
     ``port`` 0 lets the system choose one; ``port`` and ``url`` then say which. Entering raises ConfigurationError
-    where the address cannot be had. To be entered first and left last, so that it answers to the end of a stop.
+    where the address cannot be had. A scrape waits ``patience`` seconds for the backlog. To be entered first and left last, so that it answers to the end of a stop.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class OpsServer:
         backlog: Callable[[], Awaitable[Backlog]],
         usage: Callable[[], Mapping[str, WindowUsage]],
         clock: Clock,
+        patience: float = BACKLOG_PATIENCE,
     ) -> None:
         self.host = host
         self.port = port
@@ -49,6 +50,7 @@ class OpsServer:
         self._backlog = backlog
         self._usage = usage
         self._clock = clock
+        self._patience = patience
         self._runner = web.AppRunner(
             self._application(),
             handle_signals=False,
@@ -109,7 +111,7 @@ class OpsServer:
     async def _backlog_or_none(self) -> Backlog | None:
         """The backlog, or None where the journal cannot tell it now: the other metrics are then needed all the more."""
         try:
-            async with asyncio.timeout(BACKLOG_PATIENCE):
+            async with asyncio.timeout(self._patience):
                 return await self._backlog()
         except (TaskProcessorError, TimeoutError):
             return None

@@ -183,7 +183,7 @@ def _polled(event: Polled) -> Iterator[Line]:
 
 
 def _task_started(event: TaskStarted) -> Iterator[Line]:
-    named = {"task_id": event.task_id, "correlation_id": event.correlation_id, "model": event.key}
+    named = {"task_id": event.task_id, "correlation_id": event.correlation_id} | _of_key(event.key)
     yield Line(DEBUG, f"Processing {event.type.replace('_', ' ')} task", named)
 
 
@@ -202,7 +202,7 @@ def _batch_settled(event: BatchSettled) -> Iterator[Line]:
 
 
 def _batch_crashed(event: BatchCrashed) -> Iterator[Line]:
-    held = {"type": event.type, "model": event.key, "size": event.size, "exception": event.traceback}
+    held = facts(event, without=("traceback",)) | {"exception": event.traceback}
     yield Line(ERROR, "Batch crashed: a defect of the daemon, please report it", held)
 
 
@@ -322,14 +322,19 @@ def _identity(kind: type[Event], event: Event) -> dict[str, object]:
 
 def facts(event: Event, *, without: tuple[str, ...] = ()) -> dict[str, object]:
     """The fields of an event for people: moments as ISO dates, durations rounded, what is not known left out."""
-    return {
-        _RENAMED.get(name, name): _readable(name, value)
-        for name in (one.name for one in dataclasses.fields(event))
-        if name not in without and (value := getattr(event, name)) not in ("", None)
-    }
+    told: dict[str, object] = {}
+    for name in (one.name for one in dataclasses.fields(event)):
+        value = getattr(event, name)
+        if name in without or value in ("", None):
+            continue
+        told |= _of_key(value) if name == "key" else {name: _readable(name, value)}
+    return told
 
 
-_RENAMED = {"key": "model"}
+def _of_key(key: str) -> dict[str, str]:
+    """A batch key in words: the model, then the dimensions where they were asked for."""
+    model, _, dimensions = key.partition(" ")
+    return {"model": model, "dimensions": dimensions} if dimensions else {"model": model}
 
 
 def _readable(name: str, value: object) -> object:

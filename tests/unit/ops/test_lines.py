@@ -100,6 +100,11 @@ def test_a_task_that_did_not_succeed_has_one_line_with_the_reason(status: str, l
     assert line.fields["reason"] == "no text"
 
 
+def test_a_batch_key_is_told_as_model_and_dimensions() -> None:
+    (line,) = lines(events.BatchStarted("text_embedding", "text-embedding-3-small 256", 5))
+    assert line.fields == {"type": "text_embedding", "model": "text-embedding-3-small", "dimensions": "256", "size": 5}
+
+
 def test_an_empty_page_is_no_news() -> None:
     (line,) = lines(events.Polled(listed=0, accepted=0, left_alone=0))
     assert (line.level, line.words, line.fields["count"]) == (DEBUG, "Found pending tasks", 0)

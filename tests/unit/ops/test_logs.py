@@ -26,7 +26,6 @@ def _as_before() -> Iterator[None]:
     """Logging is one for the whole process: put it back."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    root.handlers.clear()
     levels = {name: logging.getLogger(name).level for name in QUIET_LIBRARIES}
     yield
     root.handlers[:] = handlers
@@ -149,6 +148,7 @@ def test_an_exception_comes_with_its_traceback(sheet: Sheet) -> None:
 
 
 def test_a_record_whose_arguments_do_not_fit_is_written_as_it_is(sheet: Sheet) -> None:
+    logging.getLogger().handlers.clear()  # the test runner's own would fail on it
     configure_logging(stream=sheet)
     words = "%d of %d"
     logging.getLogger("some.library").warning(words, "one")
@@ -284,13 +284,15 @@ print("worked on", file=sys.stderr)
 """
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("format", ["json", "console"])
-def test_a_broken_pipe_neither_stops_the_process_nor_spoils_its_exit_code(format: str) -> None:  # noqa: A002  # see above
+def test_a_broken_pipe_neither_stops_the_process_nor_spoils_its_exit_code(format: str, unbuffered: str) -> None:  # noqa: A002  # see above
     with subprocess.Popen(  # noqa: S603  # our own interpreter with a program of our own
         [sys.executable, "-c", BROKEN_PIPE, format],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
     ) as process:
         assert process.stdin
         assert process.stdout

@@ -1,0 +1,203 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import aiohttp
+import pytest
+
+from ai_task_processor.domain.errors import ConfigurationError, JournalError
+from ai_task_processor.domain.events import PollPlanned, Running
+from ai_task_processor.domain.ports import Backlog, WindowUsage
+from ai_task_processor.ops.health import Health, HealthSettings
+from ai_task_processor.ops.http import OpsServer
+from ai_task_processor.ops.metrics import Metrics
+from tests.fakes.time import BEGINNING, ManualClock
+
+SETTINGS = HealthSettings(
+    service="ai-task-processor",
+    version="1.2.3",
+    poll_margin=60,
+    startup_grace=60,
+    limits_enabled=True,
+    limits_strategy="fixed",
+    providers=("mock",),
+)
+
+
+async def backlog() -> Backlog:
+    return Backlog(ready=7)
+
+
+def make(host: str = "127.0.0.1", port: int = 0, counts: Callable[[], Awaitable[Backlog]] = backlog) -> OpsServer:
+    clock = ManualClock()
+    return OpsServer(
+        host,
+        port,
+        health=Health(SETTINGS, clock=clock, storage=lambda: None),
+        metrics=Metrics("1.2.3", clock=clock),
+        backlog=counts,
+        usage=lambda: {"minute": WindowUsage(1, 20, 19, BEGINNING + 60)},
+        clock=clock,
+        patience=0.01,
+    )
+
+
+@dataclass
+class Visitor:
+    server: OpsServer
+    session: aiohttp.ClientSession
+
+    async def asks(self, method: str, path: str, **more: str) -> tuple[int, str, aiohttp.ClientResponse]:
+        async with self.session.request(method, self.server.url + path, headers=more) as response:
+            return response.status, await response.text(), response
+
+
+@pytest.fixture
+async def visitor() -> AsyncIterator[Visitor]:
+    async with make() as server, aiohttp.ClientSession() as session:
+        yield Visitor(server, session)
+
+
+async def test_health_is_answered(visitor: Visitor) -> None:
+    status, text, response = await visitor.asks("GET", "/health")
+    body = json.loads(text)
+    assert (status, body["status"], response.content_type) == (200, "healthy", "application/json")
+    assert body["rate_limiting"] == {
+        "enabled": True,
+        "strategy": "fixed",
+        "current_usage": {
+            "minute": {"current": 1, "limit": 20, "remaining": 19, "reset_at": "2023-11-14T22:14:20+00:00"}
+        },
+    }
+
+
+async def test_what_is_not_alive_answers_503(visitor: Visitor) -> None:
+    visitor.server._health(PollPlanned(by=BEGINNING))
+    clock = visitor.server._clock
+    assert isinstance(clock, ManualClock)
+    clock.advance(61)
+    assert (await visitor.asks("GET", "/health"))[0] == 503
+
+
+async def test_ready_is_answered_with_every_check(visitor: Visitor) -> None:
+    visitor.server._health(Running())
+    status, text, _ = await visitor.asks("GET", "/ready")
+    body = json.loads(text)
+    assert (status, body["status"]) == (503, "not_ready")
+    assert body["checks"]["running"] == {"ok": True, "detail": "all services run"}
+    assert body["checks"]["token"] == {"ok": False, "detail": "not asked for yet"}
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("", "text/plain; version=0.0.4"),
+        ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text"),
+    ],
+)
+async def test_metrics_are_answered_in_the_format_asked_for(visitor: Visitor, accept: str, content_type: str) -> None:
+    status, text, response = await visitor.asks("GET", "/metrics", Accept=accept)
+    assert status == 200
+    assert response.headers["Content-Type"].startswith(content_type)
+    assert 'ai_task_processor_backlog_tasks{state="ready"} 7.0' in text
+    assert 'ai_task_processor_rate_limit_used{window="minute"} 1.0' in text
+    assert text.endswith("# EOF\n") == ("openmetrics" in content_type)
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
+async def test_head_answers_like_get_without_a_body(visitor: Visitor, path: str) -> None:
+    asked, _, got = await visitor.asks("GET", path)
+    status, text, response = await visitor.asks("HEAD", path)
+    assert (status, text, response.headers["Content-Type"]) == (asked, "", got.headers["Content-Type"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing", 404), ("GET", "/health/more", 404), ("POST", "/health", 405), ("DELETE", "/metrics", 405)],
+)
+async def test_anything_else_is_refused_in_a_few_words(visitor: Visitor, method: str, path: str, status: int) -> None:
+    answered, text, _ = await visitor.asks(method, path)
+    assert answered == status
+    assert text.startswith(f"{status}: ")
+    assert len(text) < 100
+
+
+async def test_a_huge_request_is_refused_and_does_no_harm(visitor: Visitor) -> None:
+    assert (await visitor.asks("GET", f"/{'x' * 10_000}"))[0] == 400
+    assert (await visitor.asks("GET", "/health", Padding="x" * 10_000))[0] == 400
+    assert (await visitor.asks("GET", "/health"))[0] == 200
+
+
+async def broken_journal() -> Backlog:
+    raise JournalError("disk full")
+
+
+async def hanging_journal() -> Backlog:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+@pytest.mark.parametrize("counts", [broken_journal, hanging_journal])
+async def test_without_a_journal_the_other_metrics_are_answered(
+    counts: Callable[[], Awaitable[Backlog]],
+) -> None:
+    async with make(counts=counts) as server, aiohttp.ClientSession() as session:
+        status, text, _ = await Visitor(server, session).asks("GET", "/metrics")
+    assert status == 200
+    assert "ai_task_processor_scrape_errors_total 1.0" in text
+
+
+# --- Listening
+
+
+async def test_a_port_in_use_is_a_fault_of_the_configuration() -> None:
+    async with make() as server:
+        with pytest.raises(ConfigurationError, match=rf"METRICS_PORT={server.port} is in use on 127\.0\.0\.1"):
+            await make(port=server.port).__aenter__()
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "words"),
+    [
+        ("192.0.2.1", 0, "METRICS_HOST=192.0.2.1"),  # an address that is nobody's
+        ("127.0.0.1", 70_000, "METRICS_PORT=70000 is no port"),
+    ],
+)
+async def test_an_address_that_cannot_be_had_is_named(host: str, port: int, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        await make(host, port).__aenter__()
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("0.0.0.0", "http://127.0.0.1:8001"), ("::", "http://[::1]:8001"), ("ops.example", "http://ops.example:8001")],  # noqa: S104  # no socket is bound
+)
+async def test_the_url_is_one_that_can_be_visited(host: str, url: str) -> None:
+    assert make(host, 8001).url == url
+
+
+async def test_leaving_ends_idle_and_half_sent_requests_at_once() -> None:
+    async with asyncio.timeout(2):
+        async with make() as server:
+            idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", server.port)
+            idle_writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await idle_reader.readline()).startswith(b"HTTP/1.1 200")
+            half_reader, half_writer = await asyncio.open_connection("127.0.0.1", server.port)
+            half_writer.write(b"GET /health HTTP/1.1\r\n")
+            await half_writer.drain()
+            left_at = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - left_at < 0.5
+        await asyncio.gather(idle_reader.read(), half_reader.read())
+        idle_writer.close()
+        half_writer.close()
+        await asyncio.gather(idle_writer.wait_closed(), half_writer.wait_closed())
+        with pytest.raises(OSError, match="Connect call failed"):
+            await asyncio.open_connection("127.0.0.1", server.port)
+
+
+async def test_a_port_that_was_left_can_be_had_again() -> None:
+    async with make() as first:
+        port = first.port
+    async with make(port=port) as second:
+        assert second.port == port
