@@ -28,7 +28,8 @@ class OpsServer:
     """Serves /health, /ready and /metrics while it is entered.
 
     ``port`` 0 lets the system choose one; ``port`` and ``url`` then say which. Entering raises ConfigurationError
-    where the address cannot be had. A scrape waits ``patience`` seconds for the backlog. To be entered first and left last, so that it answers to the end of a stop.
+    where the address cannot be had. A scrape waits ``patience`` seconds for the backlog. To be entered first and left
+    last, so that it answers to the end of a stop.
     """
 
     def __init__(

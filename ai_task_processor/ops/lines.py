@@ -61,7 +61,7 @@ NOT_LOGGED: frozenset[type[Event]] = frozenset({PollPlanned})
 class Logger(Protocol):
     """What a logger must be able to do; structlog's filtering loggers can."""
 
-    def log(self, level: int, event: str, /, **fields: object) -> object:
+    def log(self, level: int, event: str, **fields: object) -> object:
         """Write a line."""
         ...
 

@@ -23,7 +23,7 @@ class Pad:
         self.level = level
         self.lines: list[tuple[int, str, dict[str, Any]]] = []
 
-    def log(self, level: int, event: str, /, **fields: object) -> None:
+    def log(self, level: int, event: str, **fields: object) -> None:
         if level >= self.level:
             self.lines.append((level, event, fields))
 
