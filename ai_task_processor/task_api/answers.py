@@ -58,7 +58,7 @@ def page_of(answer: Answer) -> bytes:
         raise Unreachable(f"the list of tasks {answer.incomplete}")
     if answer.is_web_page:
         raise Unreachable(f"a web page came where the list of tasks was expected: {CHECK_URL}")
-    return answer.body or b"[]"
+    return b"[]" if answer.status == HTTPStatus.NO_CONTENT else answer.body
 
 
 def receipt_of(answer: Answer) -> Receipt:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import math
 import re
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -89,6 +90,7 @@ class TokenAuth(httpx2.Auth):
         self._observer = observer
         self._turn = asyncio.Lock()
         self._token: _Token | None = None
+        self._sent: deque[str] = deque(maxlen=2)
         self._failure: _Failure | None = None
         self._down = _Backoff(first=1.0, longest=60.0)
         self._refused = _Backoff(first=30.0, longest=300.0)
@@ -125,7 +127,9 @@ class TokenAuth(httpx2.Auth):
 
     def without_secrets(self, text: str) -> str:
         """``text``, which a server wrote, without what it may have quoted from our requests."""
-        return self._endpoint.without_secrets(text.replace(self._token.text, "***") if self._token else text)
+        for token in self._sent:
+            text = text.replace(token, "***")
+        return self._endpoint.without_secrets(text)
 
     async def aclose(self) -> None:
         """Close the client of the token endpoint, and the transport with it."""
@@ -186,6 +190,7 @@ class TokenAuth(httpx2.Auth):
         self._refused.reset()
         life = answer.expires_in or ASSUMED_LIFE
         margin = min(LONGEST_MARGIN, life / 5)
+        self._sent.append(answer.text)
         self._token = _Token(answer.text, refresh_at=began + life - margin, expires_at=began + life)
         self._observer(TokenObtained(expires_in=answer.expires_in))
 

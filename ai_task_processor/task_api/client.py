@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 LARGEST_PAGE = 256 * 1024 * 1024
 LARGEST_RECEIPT = 1024 * 1024
-"""Bytes of an answer that are read, at most."""
+"""Bytes of an answer that are read, at most: after decompression."""
 
 PAGE_PATIENCE = 10
 """How many request timeouts a whole page may take, as long as something comes within each of them."""
@@ -51,6 +51,8 @@ def counts_for_breaker(error: Exception) -> bool:
 class TaskApiClient:
     """Speaks to one Task API; ``timeout`` in seconds holds for each PATCH, and for each step of a fetch.
 
+    A page of more than ``largest_page`` bytes is not read.
+
     ``breaker`` is to be made with :func:`counts_for_breaker`. The token is obtained outside of it: the token endpoint
     has a backoff of its own, and its failures say nothing about the API. An async context manager: leaving it closes
     the transport, which may be shared with ``auth``.
@@ -66,12 +68,14 @@ class TaskApiClient:
         breaker: Breaker,
         clock: Clock,
         observer: Observer,
+        largest_page: int = LARGEST_PAGE,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._auth = auth
         self._timeout = timeout
         self._breaker = breaker
         self._clock = clock
+        self._largest_page = largest_page
         self._http = httpx2.AsyncClient(
             auth=auth,
             transport=ObservedTransport(transport, clock=clock, observer=observer),
@@ -95,7 +99,7 @@ class TaskApiClient:
         )
 
         async def fetch() -> bytes:
-            return page_of(await self._ask(request, most=LARGEST_PAGE, seconds=PAGE_PATIENCE * self._timeout))
+            return page_of(await self._ask(request, most=self._largest_page, seconds=PAGE_PATIENCE * self._timeout))
 
         return await self._guarded(fetch)
 

@@ -18,8 +18,8 @@ _STRUCTURE = re.compile(rb'"(?:[^"\\]+|\\.)*+"|[\[\]{},"]', re.DOTALL)
 _WRAPPERS = ("data", "items", "tasks")
 
 
-def portions(body: bytes) -> Iterator[Sequence[object]]:
-    """The elements of the array in ``body``, some at a time; an element that is no valid JSON comes as None.
+def portions(body: bytes, *, size: int = PORTION) -> Iterator[Sequence[object]]:
+    """The elements of the array in ``body``, about ``size`` bytes at a time; one that is no valid JSON comes as None.
 
     An object that holds the array as ``data``, ``items`` or ``tasks`` is taken for the array, but in one piece.
     Raises TaskApiUnavailable for anything else, as soon as that is seen.
@@ -32,7 +32,7 @@ def portions(body: bytes) -> Iterator[Sequence[object]]:
         raise _not_a_list("it does not begin as one")
     position: int | None = 1
     while position is not None:
-        elements, position = _guessed(body, position) or _scanned(body, position)
+        elements, position = _guessed(body, position, size) or _scanned(body, position, size)
         yield elements
 
 
@@ -45,13 +45,13 @@ def _wrapped(body: bytes) -> Sequence[object]:
     raise _not_a_list("it is an object")
 
 
-def _guessed(body: bytes, start: int) -> tuple[Sequence[object], int | None] | None:
+def _guessed(body: bytes, start: int, size: int) -> tuple[Sequence[object], int | None] | None:
     """The portion up to what looks like the end of an element; None if it was not, or if an element is broken.
 
     This proves itself: what stands between the beginning of an element and a comma is, put in brackets, valid JSON
     only if the comma separates elements of this very array.
     """
-    boundary = _BETWEEN_OBJECTS.search(body, start + PORTION)
+    boundary = _BETWEEN_OBJECTS.search(body, start + size)
     if boundary is None and not body.endswith(b"]"):
         return None
     end = len(body) - 1 if boundary is None else boundary.start() + 1
@@ -62,7 +62,7 @@ def _guessed(body: bytes, start: int) -> tuple[Sequence[object], int | None] | N
     return elements, None if boundary is None else boundary.end()
 
 
-def _scanned(body: bytes, start: int) -> tuple[Sequence[object], int | None]:
+def _scanned(body: bytes, start: int, size: int) -> tuple[Sequence[object], int | None]:
     """The portion whose elements are found one by one, by counting brackets outside of strings."""
     elements: list[object] = []
     depth, begin = 0, start
@@ -73,7 +73,7 @@ def _scanned(body: bytes, start: int) -> tuple[Sequence[object], int | None]:
         elif sign == b"," and depth == 0:
             elements.append(_element(body[begin : token.start()]))
             begin = token.end()
-            if begin - start >= PORTION:
+            if begin - start >= size:
                 return elements, begin
         elif sign in b"]}":
             depth -= 1
