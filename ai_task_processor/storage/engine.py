@@ -1,12 +1,12 @@
 """Opens the state database and runs transactions on it, one at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL, make_url
@@ -18,6 +18,14 @@ from ai_task_processor.storage.ownership import owned
 from ai_task_processor.storage.sqlite import connect, transact, translated
 
 T = TypeVar("T")
+
+
+class Prepare(Protocol):
+    """Makes a database that was just opened usable, inside one transaction; raises JournalError where it cannot."""
+
+    def __call__(self, connection: Connection, *, name: str) -> None:
+        """Look at the database behind ``connection``, which messages call ``name``."""
+        ...
 
 
 class Storage:
@@ -54,31 +62,30 @@ class Storage:
 
 
 @asynccontextmanager
-async def open_storage(url: str, *, exclusive: bool = True, executor: Executor | None = None) -> AsyncIterator[Storage]:
+async def open_storage(
+    url: str, *, exclusive: bool = True, prepare: Prepare | None = None, executor: Executor | None = None
+) -> AsyncIterator[Storage]:
     """Open the database of ``url``: ``sqlite:///relative``, ``sqlite:////absolute``, or ``sqlite://`` in memory.
 
     With ``exclusive`` this process becomes the owner: the file and its folders are created where they are missing,
     the schema is brought up to date, and a second owner is refused. Without, an existing file is opened beside its
-    owner. ``executor`` replaces the thread in which transactions run and must run one at a time, all in one thread.
-    Raises JournalError.
+    owner. ``prepare`` replaces what creates, or expects, the schema of ``schema.py``. ``executor`` replaces the
+    thread in which transactions run; it must run one at a time, all in one thread. Raises JournalError.
     """
     path = sqlite_path(url)
     name = str(path or "in memory")
     async with AsyncExitStack() as stack:
         if path is not None:
-            with translated(name):
-                _prepare(path, exclusive=exclusive)
-                if exclusive:
-                    stack.enter_context(owned(path))
+            stack.enter_context(_entered(path, exclusive=exclusive))
         if executor is None:
             executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="storage"))
         connection = await _in(executor, lambda: _connected(path, name))
         stack.push_async_callback(_close, connection, executor)
         storage = Storage(connection, name=name, executor=executor)
         if exclusive or path is None:
-            await storage.write(partial(migrate, name=name))
+            await storage.write(partial(prepare or migrate, name=name))
         else:
-            await storage.read(partial(expect_newest, name=name))
+            await storage.read(partial(prepare or expect_newest, name=name))
         yield storage
 
 
@@ -93,7 +100,7 @@ def sqlite_path(url: str) -> Path | None:
         raise JournalError(f"STATE_URL names a database of kind {parsed.drivername!r}; use sqlite:///data/state.db")
     if parsed.database in {None, "", ":memory:"}:
         return None
-    return Path(str(parsed.database)).absolute()
+    return Path(str(parsed.database)).resolve()  # one file has one lock, by whatever name it is reached
 
 
 def _parsed(url: str) -> URL:
@@ -103,15 +110,16 @@ def _parsed(url: str) -> URL:
         raise JournalError("STATE_URL is not a database address; use sqlite:///data/state.db") from error
 
 
-async def _in(executor: Executor, work: Callable[[], T]) -> T:
-    return await asyncio.wrap_future(executor.submit(work))
-
-
-def _prepare(path: Path, *, exclusive: bool) -> None:
-    if exclusive:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    elif not path.exists():
-        raise JournalError(f"there is no state file {path}; the daemon creates it when it is started")
+@contextmanager
+def _entered(path: Path, *, exclusive: bool) -> Iterator[None]:
+    with ExitStack() as stack:
+        with translated(str(path)):
+            if exclusive:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(owned(path))
+            elif not path.exists():
+                raise JournalError(f"there is no state file {path}; the daemon creates it when it is started")
+        yield
 
 
 def _connected(path: Path | None, name: str) -> Connection:
@@ -121,3 +129,7 @@ def _connected(path: Path | None, name: str) -> Connection:
 
 async def _close(connection: Connection, executor: Executor) -> None:
     await asyncio.shield(_in(executor, connection.close))
+
+
+async def _in(executor: Executor, work: Callable[[], T]) -> T:
+    return await asyncio.wrap_future(executor.submit(work))
