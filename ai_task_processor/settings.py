@@ -57,6 +57,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Clean]
 Grace = Annotated[float, Field(ge=0, allow_inf_nan=False), Clean]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list), Clean]
 
+Window = Literal["minute", "hour", "day", "week", "month"]
 Mode = Literal["openai", "ollama", "hybrid", "local", "mock"]
 ProcessingMode = Annotated[
     Literal["openai", "ollama", "hybrid", "local", "mock", "auto"], BeforeValidator(_as_lower), Clean
@@ -121,6 +122,9 @@ class Settings(BaseSettings):
     )
     default_embedding_model: Text = Field(
         "", description="model for tasks that name none; empty is OpenAI's small one, else the first supported"
+    )
+    long_input: Annotated[Literal["fail", "truncate"], BeforeValidator(_as_lower), Clean] = Field(
+        "fail", description="what happens to a text that is too long for its model"
     )
     mock_latency_seconds: Grace = Field(0, description="how long the mock provider takes for a batch")
     concurrency_limit: Positive = Field(5, description="provider requests at once, at most")
@@ -203,18 +207,32 @@ class Settings(BaseSettings):
         return self.state_url.get_secret_value()
 
     @property
+    def state_shown(self) -> str:
+        """The URL of the state without a password."""
+        scheme, _, rest = self.state_location.partition("://")
+        return f"{scheme}://{rest.rpartition('@')[2]}"
+
+    @property
+    def is_local_api(self) -> bool:
+        """Whether the Task API is on this machine."""
+        return urlsplit(self.api_base_url).hostname in {"localhost", "127.0.0.1", "::1"}
+
+    @property
     def retention_seconds(self) -> float:
         """How long reported tasks are remembered, in seconds."""
         return self.state_retention_hours * 3_600
 
     @property
-    def limits(self) -> Mapping[str, int]:
+    def limits(self) -> Mapping[Window, int]:
         """The limits that hold, by window: only those above zero."""
-        if not self.rate_limit_enabled:
-            return {}
-        windows = ("minute", "hour", "day", "week", "month")
-        asked = {window: int(getattr(self, f"rate_limit_per_{window}")) for window in windows}
-        return {window: limit for window, limit in asked.items() if limit}
+        asked: Mapping[Window, int] = {
+            "minute": self.rate_limit_per_minute,
+            "hour": self.rate_limit_per_hour,
+            "day": self.rate_limit_per_day,
+            "week": self.rate_limit_per_week,
+            "month": self.rate_limit_per_month,
+        }
+        return {window: limit for window, limit in asked.items() if limit and self.rate_limit_enabled}
 
 
 SECRETS = ("oauth2_client_secret", "openai_api_key", "state_url")

@@ -85,6 +85,10 @@ class TaskApiClient:
             trust_env=False,
         )
 
+    async def authenticate(self) -> None:
+        """See that there is a token; raises TaskApiUnavailable or AuthenticationFailed."""
+        await self._auth.token()
+
     async def pending(self, limit: int) -> bytes:
         """The body of the list of at most ``limit`` pending tasks.
 

@@ -1,0 +1,188 @@
+"""The command line."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from ai_task_processor import __version__
+from ai_task_processor.domain.errors import ConfigurationError, JournalError, TaskProcessorError
+
+app = typer.Typer(
+    name="ai-task-processor",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+EnvFile = Annotated[Path, typer.Option("--env-file", help="File with settings; the environment goes before it.")]
+
+DEFAULT_ENV_FILE = Path(".env")
+
+
+class ExitCode(IntEnum):
+    """What the process ends with; the larger numbers as in sysexits.h."""
+
+    OK = 0
+    FAILED = 1
+    DEFECT = 70
+    STATE = 74
+    CONFIGURATION = 78
+
+
+class Mode(StrEnum):
+    """Engines that the demonstration can use."""
+
+    LOCAL = "local"
+    MOCK = "mock"
+    OPENAI = "openai"
+    OLLAMA = "ollama"
+    HYBRID = "hybrid"
+
+
+def main() -> None:
+    """Run the command line; errors that a person can mend are told in words, with an exit code of their own."""
+    try:
+        app()
+    except ConfigurationError as error:
+        _end("The configuration cannot be used:", error.faults, code=ExitCode.CONFIGURATION)
+    except JournalError as error:
+        _end("The state cannot be used:", [str(error)], code=ExitCode.STATE)
+    except TaskProcessorError as error:
+        _end("It cannot be done:", [str(error)], code=ExitCode.FAILED)
+
+
+@app.callback(invoke_without_command=True)
+def about(
+    *, version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False
+) -> None:
+    """Do the AI tasks that an application collects: nothing lost, nothing paid for twice.
+
+    Start with `demo` to see the whole flow on this machine, then fill in `.env` (every setting is in `.env.example`),
+    try it with `check`, and start the daemon with `run`.
+    """
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(env_file: EnvFile = DEFAULT_ENV_FILE) -> None:
+    """Run the daemon until it is told to stop.
+
+    It gets tokens, polls the Task API, has the tasks done by the provider of `PROCESSING_MODE`, and reports every
+    result. Results wait in the journal (`STATE_URL`) until the API has taken them, across restarts.
+
+    **Signals.** SIGTERM or SIGINT: take nothing new, finish and deliver what is held, exit within
+    `SHUTDOWN_GRACE_SECONDS`. The same signal again: exit at once; what was not finished is taken up at the next start.
+
+    **Routes** on `METRICS_HOST:METRICS_PORT`: `/health`, `/ready`, `/metrics`.
+
+    **Exit codes.** 0 stopped as asked; 70 a defect; 74 the state file cannot be used; 78 the configuration cannot be
+    used (every fault is listed).
+    """
+    signal.signal(signal.SIGTERM, _stop_before_start)
+    from ai_task_processor.daemon import run_daemon  # noqa: PLC0415  # each command imports what it needs
+    from ai_task_processor.settings import load_settings  # noqa: PLC0415
+
+    run_daemon(load_settings(_existing(env_file)))
+
+
+@app.command()
+def serve(
+    *,
+    host: Annotated[
+        str, typer.Option(help="Interface to listen on; anything but loopback lets others in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8090,
+    database: Annotated[Path, typer.Option(help="SQLite file that holds the tasks.")] = Path("data/task-server.db"),
+    token_seconds: Annotated[int, typer.Option(min=3, help="How long a token is good for.")] = 900,
+    client_id: Annotated[
+        str | None, typer.Option(envvar="TASK_SERVER_CLIENT_ID", help="Id that clients must give.")
+    ] = None,
+    client_secret: Annotated[str | None, typer.Option(envvar="TASK_SERVER_CLIENT_SECRET", hidden=True)] = None,
+) -> None:
+    """Run a task server: the Task API's contract from the other side, for those who have no API of their own.
+
+    It takes tasks (`POST /api/ai-tasks`, one or many, JSON or JSON Lines), lists the pending ones, takes results, and
+    issues the tokens for all of that (`POST /oauth2/token`, client credentials).
+
+    The client's id and secret come from `TASK_SERVER_CLIENT_ID` and `TASK_SERVER_CLIENT_SECRET`; where they are not
+    given, a pair is made once, kept beside the database (readable by its owner only), and shown.
+    """
+    from ai_task_processor.serve import serve_tasks  # noqa: PLC0415
+
+    serve_tasks(
+        host=host,
+        port=port,
+        database=database,
+        token_seconds=token_seconds,
+        client_id=client_id,
+        client_secret=client_secret,
+    )
+
+
+@app.command()
+def check(
+    env_file: EnvFile = DEFAULT_ENV_FILE,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+) -> None:
+    """Try everything that `run` needs, and say what to do about what does not work.
+
+    Checks the configuration, the token, the Task API, the provider, its models, and the state. Nothing is changed: no
+    task is taken, one short word is embedded. Exit code 0 if `run` would work, 1 if not, 78 if the configuration is
+    not usable.
+    """
+    from ai_task_processor.doctor import examine  # noqa: PLC0415
+    from ai_task_processor.settings import load_settings  # noqa: PLC0415
+
+    raise typer.Exit(examine(load_settings(_existing(env_file)), as_json=as_json))
+
+
+@app.command()
+def demo(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Texts to embed: .txt (one per line), .csv or .jsonl.", show_default="shipped claims"),
+    ] = None,
+    *,
+    mode: Annotated[Mode, typer.Option(help="Engine; all but local and mock need their settings.")] = Mode.LOCAL,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave it running and print the addresses.")] = False,
+) -> None:
+    """Watch the whole flow on this machine: a task server and the daemon, with real texts and real vectors.
+
+    Texts are posted to the task server as tasks; the daemon fetches, embeds and reports them. At the end there is a
+    summary, and for two of the texts their nearest neighbours, so that one sees that the vectors mean something.
+
+    Everything listens on loopback only, and is kept in a temporary folder.
+    """
+    from ai_task_processor.demo.run import demonstrate  # noqa: PLC0415
+
+    raise typer.Exit(demonstrate(file, mode=mode.value, keep=keep))
+
+
+def _existing(env_file: Path) -> Path | None:
+    """Refuse a file that was named and is not there; the default one may be missing."""
+    if env_file.is_file():
+        return env_file
+    if env_file != DEFAULT_ENV_FILE:
+        raise ConfigurationError([f"--env-file: there is no file {str(env_file)!r}"])
+    return None
+
+
+def _stop_before_start(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Nothing runs yet, so there is nothing to finish."""
+    os._exit(ExitCode.OK)
+
+
+def _end(headline: str, lines: Iterable[str], *, code: ExitCode) -> NoReturn:
+    print(headline, *(f"  {line}" for line in lines), sep="\n", file=sys.stderr)  # noqa: T201  # words for the person who typed
+    sys.exit(code)

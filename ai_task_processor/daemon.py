@@ -1,0 +1,100 @@
+"""The life of the process: signals, grace period, exit code."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ai_task_processor.app import App, World, open_app
+from ai_task_processor.domain.errors import ConfigurationError, JournalError
+from ai_task_processor.ops.lines import LogObserver
+from ai_task_processor.ops.logs import configure_logging
+from ai_task_processor.settings import Settings
+
+
+def run_daemon(settings: Settings) -> None:
+    """Run until a signal asks to stop.
+
+    Raises ConfigurationError, JournalError, or whatever crashed a stage.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(Daemon(settings).live())
+
+
+class Daemon:
+    """One life: started, stopped by the first signal, cut short by the second or at the end of the grace period."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._app: App | None = None
+        self._asked: asyncio.Queue[str] = asyncio.Queue()
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Stop; asked a second time, stop at once."""
+        self._asked.put_nowait(reason)
+
+    async def live(self) -> None:
+        """Run the application until it is asked to stop and has done so."""
+        with self._signals():
+            try:
+                async with asyncio.TaskGroup() as group:
+                    work = group.create_task(self._work(), name="work")
+                    group.create_task(self._watch(work), name="stop watch")
+            except* (ConfigurationError, JournalError) as errors:
+                raise _first(errors) from None
+
+    async def _work(self) -> None:
+        world = World()
+        logger = configure_logging(self._settings.log_level, self._settings.log_format)
+        log = LogObserver(logger, clock=world.clock)
+        async with open_app(self._settings, observers=[log], world=world) as app:
+            self._app = app
+            await app.run()
+
+    async def _watch(self, work: asyncio.Task[None]) -> None:
+        """Carry the wish to stop to the work; end with it."""
+        asked = asyncio.create_task(self._asked.get(), name="stop asked")
+        try:
+            await asyncio.wait({work, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if asked.done() and not work.done():
+                await self._stop(work, asked.result())
+        finally:
+            asked.cancel()
+
+    async def _stop(self, work: asyncio.Task[None], reason: str) -> None:
+        if self._app is None:
+            work.cancel()  # nothing is held before everything runs
+            return
+        grace = self._settings.shutdown_grace_seconds
+        self._app.stop(reason, grace)
+        again = asyncio.create_task(self._asked.get(), name="second signal")
+        await asyncio.wait({work, again}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        work.cancel()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.ask_to_stop, number.name)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+
+def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error  # type: ignore[return-value]  # the group holds only what the except clause names
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    """Answer uvloop where it is installed, else asyncio's own."""
+    try:
+        import uvloop  # noqa: PLC0415  # imported only when a loop is made
+    except ImportError:
+        return None
+    return uvloop.Loop

@@ -1,0 +1,145 @@
+"""Tries everything that the daemon needs, and says what to do about what does not work."""
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ai_task_processor.app import make_client, open_wire
+from ai_task_processor.domain.clock import SystemClock
+from ai_task_processor.domain.errors import ConfigurationError, NotNow, TaskProcessorError
+from ai_task_processor.domain.events import Event
+from ai_task_processor.engines import Bench, engine_names, make_engine
+from ai_task_processor.journal.sql import SqlJournal
+from ai_task_processor.settings import Settings
+from ai_task_processor.storage.engine import open_storage, sqlite_path
+from ai_task_processor.task_api.client import TaskApiClient
+from ai_task_processor.task_api.source import ApiTaskSource
+
+Look = Callable[[], Coroutine[None, None, str]]
+
+WORD = "check"
+"""What is embedded to see whether a provider works."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How one thing is: ``advice`` says what to do about it, empty where nothing need be done."""
+
+    name: str
+    ok: bool
+    detail: str
+    advice: str = ""
+
+
+def examine(settings: Settings, *, as_json: bool) -> int:
+    """Print the findings; answer 0 if all is well, else 1."""
+    findings = asyncio.run(_examined(settings, Console(stderr=True)))
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))  # noqa: T201  # what was asked for
+    else:
+        _show(findings)
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+async def _examined(settings: Settings, console: Console) -> list[Finding]:
+    findings = [Finding("configuration", ok=True, detail=f"mode {settings.mode}, {len(settings.limits)} limits")]
+    async with _bench(settings) as bench:
+        client = make_client(bench, open_wire)
+        bench.stack.push_async_callback(client.aclose)
+        for name, look in _looks(bench, client):
+            with console.status(f"checking {name} …"):
+                findings.append(await _found(name, look))
+    return findings
+
+
+@asynccontextmanager
+async def _bench(settings: Settings) -> AsyncIterator[Bench]:
+    async with AsyncExitStack() as stack:
+        yield Bench(settings, SystemClock(), _unobserved, random.Random(), stack)  # noqa: S311  # jitter, no secret
+
+
+def _looks(bench: Bench, client: TaskApiClient) -> Iterable[tuple[str, Look]]:
+    yield "token", partial(_token, client)
+    yield "task api", partial(_task_api, bench, client)
+    for name in engine_names(bench.settings):
+        yield f"provider {name}", partial(_provider, bench, name)
+    yield "state", partial(_state, bench)
+
+
+async def _found(name: str, look: Look) -> Finding:
+    try:
+        return Finding(name, ok=True, detail=await look())
+    except (TaskProcessorError, NotNow) as error:
+        return Finding(name, ok=False, detail=str(error), advice=ADVICE[name.partition(" ")[0]])
+
+
+ADVICE = {
+    "token": "Check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and ORY_PROJECT_SLUG or OAUTH2_TOKEN_URL.",
+    "task": "Check API_BASE_URL, that the API runs, and that its guard lets this client read and write tasks.",
+    "provider": "Check the provider's address, key and models: docs/providers.md names the settings.",
+    "state": "Check STATE_URL, and that its folder can be written by this user.",
+}
+
+
+async def _token(client: TaskApiClient) -> str:
+    await client.authenticate()
+    return "obtained"
+
+
+async def _task_api(bench: Bench, client: TaskApiClient) -> str:
+    page = await ApiTaskSource(client, clock=bench.clock).fetch(1)
+    return f"answers; {page.listed} listed for limit=1" + (" (it ignores the limit)" if page.listed > 1 else "")
+
+
+async def _provider(bench: Bench, name: str) -> str:
+    engine = make_engine(bench, name)
+    if engine.look is not None:
+        await engine.look()
+    model = bench.settings.supported_models[0] if name == "ollama" else bench.settings.default_model
+    try:
+        async with asyncio.timeout(engine.timeout):
+            answer = await engine.provider.embed([WORD], model=model, dimensions=None)
+    except TimeoutError as error:
+        raise ConfigurationError([f"no answer within {engine.timeout:g} seconds"]) from error
+    return f"{answer.model} gives vectors of {len(answer.vectors[0]) // 4} dimensions"
+
+
+async def _state(bench: Bench) -> str:
+    path = sqlite_path(bench.settings.state_location)
+    if path is not None and not path.exists():
+        return _creatable(path)
+    async with open_storage(bench.settings.state_location, exclusive=False) as storage:
+        backlog = await SqlJournal(storage, bench.clock).backlog()
+    held = backlog.ready + backlog.deferred + backlog.claimed
+    return f"{path}: {held} tasks waiting, {backlog.unreported} unreported, {backlog.parked} parked"
+
+
+def _creatable(path: Path) -> str:
+    folder = next(parent for parent in path.parents if parent.exists())
+    if not os.access(folder, os.W_OK):
+        raise ConfigurationError([f"{path} cannot be made: {folder} is not writable"])
+    return f"{path} will be made at the first start"
+
+
+def _show(findings: list[Finding]) -> None:
+    table = Table(title="AI Task Processor: what works", show_lines=False)
+    for heading in ("", "what", "how it is", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
+        table.add_row(mark, finding.name, finding.detail, finding.advice)
+    Console().print(table)
+
+
+def _unobserved(event: Event) -> None:
+    """Nobody watches: what is found is shown at the end."""
+    del event

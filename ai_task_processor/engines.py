@@ -1,0 +1,135 @@
+"""The part of the composition root that makes the provider: which engines run, guarded and combined."""
+
+import random
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.ports import EmbeddingProvider, Observer, RateLimiter
+from ai_task_processor.providers.connection import http_client
+from ai_task_processor.providers.guarded import Guarded, counts
+from ai_task_processor.providers.hybrid import Hybrid
+from ai_task_processor.resilience.breaker import Breaker
+from ai_task_processor.resilience.retry import Backoff
+from ai_task_processor.settings import Settings
+
+Job = Callable[[], Coroutine[None, None, None]]
+
+IN_PROCESS_TIMEOUT = 300.0
+"""Seconds that an engine inside the process may take for one batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A leaf provider; ``timeout`` in seconds for one request.
+
+    ``keep`` is to run beside it as long as it is used; ``look`` is to be awaited before a single use without that.
+    """
+
+    provider: EmbeddingProvider
+    timeout: float
+    keep: Job | None = None
+    look: Job | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What engines are made with; what they open is closed with ``stack``."""
+
+    settings: Settings
+    clock: Clock
+    observer: Observer
+    randomness: random.Random
+    stack: AsyncExitStack
+
+
+MakeEngine = Callable[[Bench, str], Engine]
+
+
+def engine_names(settings: Settings) -> tuple[str, ...]:
+    """The engines of the mode, the preferred one first."""
+    return ("ollama", "openai") if settings.mode == "hybrid" else (settings.mode,)
+
+
+def make_engine(bench: Bench, name: str) -> Engine:
+    """Make one engine; its module, with the vendor's SDK, is imported only now."""
+    return {"openai": _openai, "ollama": _ollama, "local": _local, "mock": _mock}[name](bench)
+
+
+def combined(bench: Bench, engines: Mapping[str, Engine], limiter: RateLimiter) -> EmbeddingProvider:
+    """Guard each engine, and join two of them as the hybrid mode does."""
+    guarded = [_guarded(bench, engine, limiter) for engine in engines.values()]
+    if len(guarded) == 1:
+        return guarded[0]
+    primary, fallback = guarded
+    return Hybrid(primary, fallback, fallback_model=bench.settings.fallback_model, observer=bench.observer)
+
+
+def _guarded(bench: Bench, engine: Engine, limiter: RateLimiter) -> Guarded:
+    settings = bench.settings
+    breaker = Breaker(
+        engine.provider.name,
+        threshold=settings.circuit_breaker_threshold,
+        recovery_seconds=settings.circuit_breaker_recovery_seconds,
+        clock=bench.clock,
+        observer=bench.observer,
+        counts=counts,
+    )
+    return Guarded(
+        engine.provider,
+        breaker=breaker,
+        limiter=limiter,
+        attempts=settings.max_retries + 1,
+        backoff=Backoff(factor=settings.retry_backoff_factor, randomness=bench.randomness),
+        timeout=engine.timeout,
+        clock=bench.clock,
+        observer=bench.observer,
+    )
+
+
+def _openai(bench: Bench) -> Engine:
+    from ai_task_processor.providers.openai import OpenAI  # noqa: PLC0415  # the SDK is slow to import
+
+    settings = bench.settings
+    http = http_client(base_url=settings.openai_base_url, timeout=settings.openai_timeout)
+    bench.stack.push_async_callback(http.aclose)
+    provider = OpenAI(
+        http,
+        api_key=settings.openai_api_key.get_secret_value(),
+        base_url=settings.openai_base_url,
+        clock=bench.clock,
+        truncate=settings.long_input == "truncate",
+    )
+    return Engine(provider, timeout=settings.openai_timeout)
+
+
+def _ollama(bench: Bench) -> Engine:
+    from ai_task_processor.providers.ollama import Ollama  # noqa: PLC0415  # imported when its mode is chosen
+    from ai_task_processor.providers.ollama_models import OllamaModels  # noqa: PLC0415
+
+    settings = bench.settings
+    http = http_client(base_url=settings.ollama_base_url, timeout=settings.ollama_timeout)
+    bench.stack.push_async_callback(http.aclose)
+    models = OllamaModels(
+        http,
+        settings.supported_models,
+        download_timeout=settings.ollama_model_download_timeout,
+        clock=bench.clock,
+        observer=bench.observer,
+    )
+    provider = Ollama(http, models, clock=bench.clock, truncate=settings.long_input == "truncate")
+    return Engine(provider, timeout=settings.ollama_timeout, keep=models.keep, look=models.look)
+
+
+def _local(_bench: Bench) -> Engine:
+    from ai_task_processor.providers.local import Local  # noqa: PLC0415  # imported when its mode is chosen
+
+    return Engine(Local(), timeout=IN_PROCESS_TIMEOUT)
+
+
+def _mock(bench: Bench) -> Engine:
+    from ai_task_processor.providers.mock import Mock  # noqa: PLC0415  # imported when its mode is chosen
+
+    latency = bench.settings.mock_latency_seconds
+    return Engine(Mock(latency=latency), timeout=IN_PROCESS_TIMEOUT + latency)
