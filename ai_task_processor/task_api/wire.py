@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 import secrets
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from datetime import UTC, datetime
 from typing import TypeAlias
 
@@ -25,6 +25,9 @@ LONGEST_ID = 256
 LONGEST_TYPE = 128
 LONGEST_ERROR = 2_000
 LARGEST_PRIORITY = 1_000_000
+
+STRIDE = 4_096
+"""Tasks put in order between two pauses."""
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 """What is passed on as a correlation id; anything else gets a new one."""
@@ -71,7 +74,8 @@ def reading(body: bytes, fetched_at: float) -> Generator[None, None, Page]:
         runs.append(sorted(run))
         yield
     ranks = yield from _merged(runs)
-    return Page(tasks=tuple([tasks[rank[-1]] for rank in ranks]), listed=listed, unusable=tuple(unusable))
+    ordered = yield from _picked(tasks, ranks)
+    return Page(tasks=tuple(ordered), listed=listed, unusable=tuple(unusable))
 
 
 def outcome_body(outcome: Settled, *, detailed: bool = False, with_error: bool = True) -> bytes:
@@ -163,7 +167,7 @@ def _correlation_id(value: object) -> str:
     return secrets.token_hex(8)
 
 
-def _merged(runs: list[list[_Rank]]) -> Generator[None, None, Iterable[_Rank]]:
+def _merged(runs: list[list[_Rank]]) -> Generator[None, None, list[_Rank]]:
     """Merge sorted runs pair by pair; sorting two runs one after the other is linear.
 
     Ranks and not tasks, for the garbage collector passes over tuples of plain values.
@@ -174,7 +178,17 @@ def _merged(runs: list[list[_Rank]]) -> Generator[None, None, Iterable[_Rank]]:
             merged.append(sorted(itertools.chain(*runs[position : position + 2])))
             yield
         runs = merged
-    return runs[0] if runs else ()
+    return runs[0] if runs else []
+
+
+def _picked(tasks: dict[str, Task], ranks: list[_Rank]) -> Generator[None, None, list[Task]]:
+    """Take the tasks out in the order of their ranks; both are used up, for to free them at once takes its time too."""
+    ordered: list[Task] = []
+    while ranks:
+        ordered += [tasks.pop(rank[-1]) for rank in ranks[:STRIDE]]
+        del ranks[:STRIDE]
+        yield
+    return ordered
 
 
 # --- Outcomes ---------------------------------------------------------------------------------------------------------

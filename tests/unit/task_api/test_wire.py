@@ -228,7 +228,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(FIELDS | JSON, max_size=8))
 def test_any_list_is_a_page(entries: list[Any]) -> None:
     page = wire.read_page(json.dumps(entries).encode("utf-8", "surrogatepass"), FETCHED_AT)
