@@ -1,0 +1,219 @@
+"""The tasks that the server keeps, and every question that it asks about them."""
+
+import secrets
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from http import HTTPStatus
+from itertools import count
+from typing import Any, TypeAlias
+
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.server.grouping import Grouped
+from ai_task_processor.server.problems import Problem, invalid
+from ai_task_processor.server.schema import ai_tasks, open_server_storage, signing_key
+from ai_task_processor.server.tasks import Answer, Change, Changed, NewTask, Standing, State, StoredTask, changed
+from ai_task_processor.storage.engine import Storage
+
+MOST_CHANGES_AT_ONCE = 256
+
+_task = ai_tasks.c
+_FACTS = (
+    *(_task.id, _task.type, _task.state, _task.content, _task.callback_route, _task.callback_params),
+    *(_task.priority, _task.created_at, _task.updated_at),
+)
+_ANSWER = (_task.vector, _task.json, _task.error)
+
+
+_Asked: TypeAlias = tuple[str, Change]
+_Outcome: TypeAlias = Changed | Problem
+
+
+class TaskStore:
+    """Keeps tasks in a database; what a method did is durable when it returns.
+
+    ``key`` is the server's own secret, made with the database. Every method raises JournalError when the database
+    fails.
+    """
+
+    def __init__(self, storage: Storage, *, key: bytes, clock: Clock) -> None:
+        self.key = key
+        self._storage = storage
+        self._clock = clock
+        self._ids = TaskIds()
+        self._change_grouped = Grouped(self._change_all, most=MOST_CHANGES_AT_ONCE)
+
+    async def add(self, tasks: Sequence[NewTask]) -> list[str]:
+        """Keep all of ``tasks`` as pending, or none; answers their ids in order."""
+        now = self._now()
+        ids = self._ids.make(now // 1000, len(tasks))
+
+        def write(connection: Connection) -> None:
+            rows = [_new_row(task_id, task, now) for task_id, task in zip(ids, tasks, strict=True)]
+            connection.execute(insert(ai_tasks), rows)
+
+        await self._storage.write(write)
+        return ids
+
+    async def pending(self, limit: int) -> list[StoredTask]:
+        """At most ``limit`` pending tasks, oldest first."""
+        query = select(*_FACTS).where(_task.state == State.PENDING).order_by(_task.sequence).limit(limit)
+        return await self._storage.read(lambda connection: _stored(connection.execute(query)))
+
+    async def get(self, task_id: str) -> StoredTask:
+        """One task with its answer. Raises Problem where there is none of this id."""
+        query = select(*_FACTS, *_ANSWER).where(_task.id == task_id)
+        found = await self._storage.read(lambda connection: _stored(connection.execute(query)))
+        if not found:
+            raise _unknown(task_id)
+        return found[0]
+
+    async def page(self, *, state: State | None, after: str | None, limit: int, results: bool) -> list[StoredTask]:
+        """At most ``limit`` tasks in the order in which they came, beginning behind the task ``after``.
+
+        Raises Problem where ``after`` is no task.
+        """
+        query = select(*_FACTS, *(_ANSWER if results else ())).order_by(_task.sequence).limit(limit)
+        if state is not None:
+            query = query.where(_task.state == state)
+
+        def read(connection: Connection) -> list[StoredTask]:
+            behind = query if after is None else query.where(_task.sequence > _sequence(connection, after))
+            return _stored(connection.execute(behind))
+
+        return await self._storage.read(read)
+
+    async def counts(self) -> Mapping[State, int]:
+        """How many tasks there are in each state."""
+        query = select(_task.state, func.count()).group_by(_task.state)
+
+        def read(connection: Connection) -> dict[str, int]:
+            return dict(connection.execute(query).tuples().all())
+
+        found = await self._storage.read(read)
+        return {state: found.get(state, 0) for state in State}
+
+    async def change(self, task_id: str, change: Change) -> Changed:
+        """Change one task. Raises Problem where it is unknown, or where the change is not possible."""
+        outcome = await self._change_grouped((task_id, change))
+        if isinstance(outcome, Problem):
+            raise outcome
+        return outcome
+
+    async def _change_all(self, asked: Sequence[_Asked]) -> Sequence[_Outcome]:
+        now = self._now()
+        return await self._storage.write(lambda connection: _change_all(connection, asked, now))
+
+    def _now(self) -> int:
+        return int(self._clock.now() * 1000)
+
+
+@asynccontextmanager
+async def open_task_store(database: str, *, clock: Clock) -> AsyncIterator[TaskStore]:
+    """Open the tasks kept in the file ``database`` (or ``:memory:``), created with its folders where it is missing.
+
+    Raises JournalError where the file cannot be used, belongs to something else, or is open in another process.
+    """
+    async with open_server_storage(database) as storage:
+        yield TaskStore(storage, key=await storage.read(signing_key), clock=clock)
+
+
+class TaskIds:
+    """Makes ids like those of MongoDB: 24 hexadecimal digits of time, process and counter."""
+
+    def __init__(self) -> None:
+        self._process = secrets.token_hex(5)
+        self._counter = count(secrets.randbelow(1 << 24))
+
+    def make(self, now: int, number: int) -> list[str]:
+        """As many ids as asked for; ``now`` in Unix seconds."""
+        return [f"{now:08x}{self._process}{next(self._counter) % (1 << 24):06x}" for _ in range(number)]
+
+
+def _new_row(task_id: str, task: NewTask, now: int) -> dict[str, object]:
+    return {
+        "id": task_id,
+        "type": task.type,
+        "state": State.PENDING,
+        "content": task.content,
+        "callback_route": task.callback_route,
+        "callback_params": task.callback_params,
+        "priority": task.priority,
+        "created_at": now,
+        "updated_at": now,
+    }
+
+
+def _stored(rows: Iterable[Row[Any]]) -> list[StoredTask]:
+    return [_stored_task(row) for row in rows]
+
+
+def _stored_task(row: Row[Any]) -> StoredTask:
+    task_id, kind, state, content, route, params, priority, created_at, updated_at, *answer = tuple(row)
+    task = StoredTask(task_id, kind, State(state), content, route, params, priority, created_at, updated_at)
+    if not answer:
+        return task
+    vector, text, error = answer
+    return replace(task, answer=Answer(vector, text), error=error)
+
+
+def _sequence(connection: Connection, task_id: str) -> int:
+    found = connection.execute(select(_task.sequence).where(_task.id == task_id)).scalar()
+    if found is None:
+        raise invalid(f"after: there is no task {task_id}")
+    return int(found)
+
+
+def _change_all(connection: Connection, asked: Sequence[_Asked], now: int) -> list[_Outcome]:
+    before = _known(connection, {task_id for task_id, _ in asked})
+    known = dict(before)
+    outcomes = [_change_one(known, task_id, change, now) for task_id, change in asked]
+    rows = [_changed_row(after) for task_id, after in known.items() if after is not before[task_id]]
+    if rows:
+        connection.execute(_UPDATE, rows)
+    return outcomes
+
+
+def _known(connection: Connection, ids: set[str]) -> dict[str, Changed]:
+    query = select(_task.id, _task.type, _task.state, _task.updated_at, *_ANSWER).where(_task.id.in_(ids))
+    return {
+        task_id: Changed(task_id, Standing(kind, State(state), Answer(vector, text), error), updated_at)
+        for task_id, kind, state, updated_at, vector, text, error in connection.execute(query)
+    }
+
+
+def _change_one(known: dict[str, Changed], task_id: str, change: Change, now: int) -> _Outcome:
+    before = known.get(task_id)
+    if before is None:
+        return _unknown(task_id)
+    try:
+        after = changed(before.standing, change)
+    except Problem as problem:
+        return problem
+    if after is not before.standing:
+        known[task_id] = Changed(task_id, after, now)
+    return known[task_id]
+
+
+_UPDATE = (
+    update(ai_tasks)
+    .where(_task.id == bindparam("changed_id"))
+    .values({name: bindparam(f"new_{name}") for name in ("state", "updated_at", "vector", "json", "error")})
+)
+
+
+def _changed_row(task: Changed) -> dict[str, object]:
+    return {
+        "changed_id": task.id,
+        "new_state": task.standing.state,
+        "new_updated_at": task.updated_at,
+        "new_vector": task.standing.answer.vector,
+        "new_json": task.standing.answer.json,
+        "new_error": task.standing.error,
+    }
+
+
+def _unknown(task_id: str) -> Problem:
+    return Problem(HTTPStatus.NOT_FOUND, f"There is no task {task_id}.")
