@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import TracebackType
@@ -36,11 +37,15 @@ KEEP_ALIVE_SECONDS = 4.0
 _NETWORK_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, aiohttp.ClientError, OSError)
 
 
-def open_transport(*, connections: int) -> httpx2.AsyncBaseTransport:
-    """A pool of at most ``connections`` connections, by way of aiohttp, which costs less than httpx2's own."""
+def open_transport(*, connections: int, trusted: ssl.SSLContext | None = None) -> httpx2.AsyncBaseTransport:
+    """A pool of at most ``connections`` connections, by way of aiohttp, which costs less than httpx2's own.
+
+    Without ``trusted`` the usual authorities are, or those that ``SSL_CERT_FILE`` names.
+    """
     from httpx_aiohttp.httpx2 import AiohttpTransport  # noqa: PLC0415 - simulations bring another transport
 
-    return AiohttpTransport(limits=httpx2.Limits(max_connections=connections, keepalive_expiry=KEEP_ALIVE_SECONDS))
+    limits = httpx2.Limits(max_connections=connections, keepalive_expiry=KEEP_ALIVE_SECONDS)
+    return AiohttpTransport(verify=trusted or True, limits=limits)
 
 
 def counts_for_breaker(error: Exception) -> bool:

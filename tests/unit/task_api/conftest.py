@@ -1,5 +1,6 @@
 """A Task API that can go wrong, and our side of it."""
 
+import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,10 @@ from ai_task_processor.task_api.reporter import ApiReporter
 from ai_task_processor.task_api.source import ApiTaskSource
 from tests.fakes.task_api_server import CLIENT_ID, CLIENT_SECRET, FakeTaskApi
 from tests.fakes.time import ManualClock
+
+
+NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Nothing here is encrypted; to load the usual authorities for each test takes longer than the test."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def connect(api: FakeTaskApi, clock: ManualClock) -> Callable[..., Side]:
         **changes: str,
     ) -> Side:
         events: list[Event] = []
-        transport: httpx2.AsyncBaseTransport = open_transport(connections=100)
+        transport: httpx2.AsyncBaseTransport = open_transport(connections=100, trusted=NOBODY)
         credentials = Credentials(
             **{"token_url": api.token_url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET, **changes}  # type: ignore[arg-type]
         )
