@@ -19,7 +19,6 @@ from ai_task_processor.task_api.source import ApiTaskSource
 from tests.fakes.task_api_server import CLIENT_ID, CLIENT_SECRET, FakeTaskApi
 from tests.fakes.time import ManualClock
 
-
 NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Nothing here is encrypted; to load the usual authorities for each test takes longer than the test."""
 
