@@ -165,13 +165,13 @@ class TestAccept:
 class TestClaim:
     async def test_takes_the_most_urgent_first(self, desk: Desk) -> None:
         await desk.accept(
-            task("d", created_at=BEGINNING + 1),
+            task("a", created_at=BEGINNING + 1),
             task("c", created_at=BEGINNING),
             task("b", created_at=BEGINNING),
-            task("a", created_at=BEGINNING + 2, priority=0),
+            task("d", created_at=BEGINNING + 2, priority=0),
         )
-        assert [each.id for each in await desk.journal.claim(3)] == ["a", "b", "c"]
-        assert [each.id for each in await desk.journal.claim(3)] == ["d"]
+        assert [each.id for each in await desk.journal.claim(3)] == ["d", "b", "c"]
+        assert [each.id for each in await desk.journal.claim(3)] == ["a"]
         assert await desk.journal.claim(3) == ()
 
     async def test_takes_one_batch_key_that_of_the_most_urgent(self, desk: Desk) -> None:
@@ -360,6 +360,12 @@ class TestReopen:
         await desk.settled({"a": VECTOR, "b": FAILURE})
         first = await desk.journal.unreported(9)
         await desk.restart()
+        assert await desk.journal.unreported(9) == first
+
+    async def test_the_same_journal_may_be_reopened(self, desk: Desk) -> None:
+        await desk.settled({"a": VECTOR})
+        first = await desk.journal.unreported(9)
+        await desk.journal.reopen()
         assert await desk.journal.unreported(9) == first
 
     async def test_everything_else_stays(self, desk: Desk) -> None:

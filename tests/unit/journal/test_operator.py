@@ -75,6 +75,7 @@ class TestRetry:
     async def test_sends_parked_outcomes_again(self, journal: SqlJournal, operator: OperatorJournal) -> None:
         await settled(journal, {"a": VECTOR, "b": Failed("no text"), "c": Succeeded("json"), "d": VECTOR})
         await journal.postpone(["a"], BEGINNING)
+        await journal.unreported(99)
         for task_id in "abc":
             await journal.park(task_id, "refused")
         assert await operator.retry() == 3
