@@ -1,5 +1,6 @@
 """SQLite as the state database: how a connection is made, and what its errors mean."""
 
+import errno
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ _ADVICE = {
     "SQLITE_CORRUPT": f"is damaged; {_LEFT_ALONE}: restore it from a copy, or move it away to begin with an empty one",
     "SQLITE_FULL": "cannot grow, the disk is full: free some space and start again; what was stored is kept",
     "SQLITE_READONLY": "cannot be written: give this user the right to write the file and its folder",
-    "SQLITE_CANTOPEN": "cannot be opened: it must be a file, and this user must be able to write it and its folder",
+    "SQLITE_CANTOPEN": "cannot be opened: it must be a file in a folder, and this user must have the right to write both",
     "SQLITE_PERM": "cannot be opened: give this user the right to read and write it",
     "SQLITE_IOERR": "cannot be read or written: look at the disk, and at the space left on it",
     "SQLITE_BUSY": f"was kept locked by another process for more than {BUSY_SECONDS:.0f} s: end that one first",
@@ -81,8 +82,20 @@ def translated(name: str) -> Iterator[None]:
 
 
 def _explain(name: str, error: BaseException | None) -> str:
-    code = getattr(error, "sqlite_errorname", "")
+    code = _code(error)
     for prefix, advice in _ADVICE.items():
         if code.startswith(prefix):
             return f"state file {name} {advice} ({error})"
     return f"state file {name} cannot be used: {error}"
+
+
+def _code(error: BaseException | None) -> str:
+    match error:
+        case PermissionError():
+            return "SQLITE_READONLY"
+        case FileExistsError() | NotADirectoryError():
+            return "SQLITE_CANTOPEN"
+        case OSError(errno=errno.ENOSPC):
+            return "SQLITE_FULL"
+        case _:
+            return getattr(error, "sqlite_errorname", "")

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import os
 import sqlite3
 import subprocess
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from ai_task_processor.domain.errors import JournalError
 from ai_task_processor.storage.engine import Storage, open_storage, sqlite_path
+from ai_task_processor.storage.sqlite import translated
 
 INSERT = text("INSERT INTO meta (key, value) VALUES (:key, :value)")
 
@@ -244,11 +246,11 @@ class TestFaults:
         assert read(file) == damaged
 
     async def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
-        assert "it must be a file" in await self.refusal(tmp_path)
+        assert "it must be a file in a folder" in await self.refusal(tmp_path)
 
     async def test_a_file_where_a_folder_should_be(self, tmp_path: Path) -> None:
         written(tmp_path / "data", b"")
-        assert "cannot be used: " in await self.refusal(tmp_path / "data" / "state.db")
+        assert "it must be a file in a folder" in await self.refusal(tmp_path / "data" / "state.db")
 
     async def test_a_newer_schema(self, file: Path) -> None:
         async with open_storage(url(file)) as storage:
@@ -286,6 +288,18 @@ class TestFaults:
             await storage.read(lambda c: c.exec_driver_sql("PRAGMA query_only = ON").close())
             with pytest.raises(JournalError, match="cannot be written: give this user the right"):
                 await storage.write(storing("a"))
+
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            (PermissionError(errno.EACCES, "denied"), "give this user the right to write the file and its folder"),
+            (OSError(errno.ENOSPC, "no space"), "the disk is full"),
+            (OSError(errno.EIO, "broken"), "state file x cannot be used: .*broken"),
+        ],
+    )
+    def test_errors_of_the_file_system_say_what_to_do(self, error: OSError, words: str) -> None:
+        with pytest.raises(JournalError, match=words), translated("x"):
+            raise error
 
     async def test_messages_hold_no_values(self, file: Path) -> None:
         async with open_storage(url(file)) as storage:
