@@ -32,7 +32,7 @@ _ADVICE = {
     "SQLITE_CORRUPT": f"is damaged; {_LEFT_ALONE}: restore it from a copy, or move it away to begin with an empty one",
     "SQLITE_FULL": "cannot grow, the disk is full: free some space and start again; what was stored is kept",
     "SQLITE_READONLY": "cannot be written: give this user the right to write the file and its folder",
-    "SQLITE_CANTOPEN": "cannot be opened: it must be a file in a folder, and this user must have the right to write both",
+    "SQLITE_CANTOPEN": "cannot be opened: it must be a file in a folder, and this user must be able to write both",
     "SQLITE_PERM": "cannot be opened: give this user the right to read and write it",
     "SQLITE_IOERR": "cannot be read or written: look at the disk, and at the space left on it",
     "SQLITE_BUSY": f"was kept locked by another process for more than {BUSY_SECONDS:.0f} s: end that one first",
