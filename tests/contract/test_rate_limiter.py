@@ -143,10 +143,10 @@ async def test_a_refusal_says_from_when_on_it_fits(store: LimitStore, clock: Man
 
 async def test_calendar_windows_open_at_the_very_moment(store: LimitStore, clock: ManualClock) -> None:
     limiter = await opened(store, clock, strategy="fixed", minute=2, day=3)
-    clock.advance(59)
+    clock.advance(59.9)
     await limiter.take(2)
     assert limiter.opens_at() == MINUTE + 60 == limiter.usage()["minute"].reset_at
-    clock.advance(1)
+    clock.advance(0.1)
     await limiter.take(1)
     assert limiter.opens_at() == period_of("day", MINUTE, UTC)[1] == limiter.usage()["day"].reset_at
 
@@ -276,6 +276,18 @@ async def test_a_closing_is_told_once(store: LimitStore, clock: ManualClock, str
     clock.advance(told.until - clock.now())
     await limiter.take(4)
     assert seen == [told, LimitReached(window="minute", limit=4, until=limiter.opens_at() or 0)]
+
+
+async def test_a_window_that_closes_late_and_again_early_is_told_of_twice(
+    store: LimitStore, clock: ManualClock
+) -> None:
+    seen: list[Event] = []
+    limiter = await opened(store, clock, seen, strategy="fixed", minute=4)
+    clock.advance(55)
+    await limiter.take(4)
+    clock.advance(10)
+    await limiter.take(4)
+    assert [event.until for event in seen if isinstance(event, LimitReached)] == [MINUTE + 60, MINUTE + 120]
 
 
 async def test_a_window_in_steady_use_is_not_told_of_at_every_breath(store: LimitStore, clock: ManualClock) -> None:
@@ -437,6 +449,18 @@ async def test_after_a_restart_of_the_machine_the_wall_clock_is_believed(store: 
     limiter = await opened(store, after.clock(), boot="two", minute=10)
     assert limiter.headroom() == 0
     after.advance(2)
+    assert limiter.headroom() == 10
+
+
+async def test_a_wall_clock_that_was_set_back_meanwhile_counts_as_no_time(store: LimitStore) -> None:
+    machine = Machine(MINUTE)
+    await (await opened(store, machine.clock(), minute=10)).take(10)
+    machine.jump(-3_600)
+    machine.advance(30)
+    limiter = await opened(store, machine.clock(), minute=10)
+    assert limiter.headroom() == 0
+    assert limiter.opens_at() == pytest.approx(machine.wall + 60, abs=0.5)
+    machine.advance(61)
     assert limiter.headroom() == 10
 
 
