@@ -46,6 +46,9 @@ STARTUP_GRACE = 120.0
 POLL_PATIENCE = 12
 """How many request timeouts a poll may take before it counts as hanging; a page may take ten of them."""
 
+GLANCE = 10.0
+"""Seconds after which an idle stage looks into the journal by itself: an operator may have sent rows again."""
+
 SPARE_CONNECTIONS = 4
 """Connections to the Task API beside those of delivery: for fetches, tokens and announcements."""
 
@@ -275,11 +278,14 @@ def _pipeline(
             Lane("intake", intake, room, wakes=(fetched,), drops=True),
             Lane("retention", retention, Bell(), drops=True),
             *(
-                Lane(f"dispatch {number}", dispatch, fetched, wakes=(settled, room))
+                Lane(f"dispatch {number}", dispatch, fetched, wakes=(settled, room), longest_rest=GLANCE)
                 for number in range(settings.concurrency_limit)
             ),
         ],
-        outer=[Lane(f"delivery {number}", delivery, settled) for number in range(settings.delivery_concurrency)],
+        outer=[
+            Lane(f"delivery {number}", delivery, settled, longest_rest=GLANCE)
+            for number in range(settings.delivery_concurrency)
+        ],
     )
 
 

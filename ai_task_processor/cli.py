@@ -13,6 +13,7 @@ import typer
 
 from ai_task_processor import __version__
 from ai_task_processor.domain.errors import ConfigurationError, JournalError, TaskProcessorError
+from ai_task_processor.journal.state import State
 
 app = typer.Typer(
     name="ai-task-processor",
@@ -22,6 +23,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+journal = typer.Typer(
+    name="journal",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Look at the journal, and send results again; while the daemon runs, and when it does not.",
+)
+app.add_typer(journal)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")]
 EnvFile = Annotated[Path, typer.Option("--env-file", help="File with settings; the environment goes before it.")]
 
 DEFAULT_ENV_FILE = Path(".env")
@@ -133,7 +143,7 @@ def serve(
 def check(
     env_file: EnvFile = DEFAULT_ENV_FILE,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Try everything that `run` needs, and say what to do about what does not work.
 
@@ -167,6 +177,67 @@ def demo(
     from ai_task_processor.demo.run import demonstrate  # noqa: PLC0415
 
     raise typer.Exit(demonstrate(file, mode=mode.value, keep=keep))
+
+
+@journal.command("list")
+def journal_list(
+    env_file: EnvFile = DEFAULT_ENV_FILE,
+    *,
+    state: Annotated[list[State] | None, typer.Option(help="Only rows in this state; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows shown, at most.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Show the rows that are not finished: waiting, being performed, undelivered, parked."""
+    from ai_task_processor.journal_commands import list_rows  # noqa: PLC0415
+
+    list_rows(_state_location(env_file), state or sorted(set(State) - {State.REPORTED}), limit=limit, as_json=as_json)
+
+
+@journal.command("show")
+def journal_show(
+    task_id: Annotated[str, typer.Argument(help="Id of a task.")],
+    env_file: EnvFile = DEFAULT_ENV_FILE,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show everything that is known of one task, except its text and its result."""
+    from ai_task_processor.journal_commands import show_row  # noqa: PLC0415
+
+    show_row(_state_location(env_file), task_id, as_json=as_json)
+
+
+@journal.command("retry")
+def journal_retry(
+    task_ids: Annotated[list[str] | None, typer.Argument(help="Ids of tasks; none means all that are parked.")] = None,
+    env_file: EnvFile = DEFAULT_ENV_FILE,
+) -> None:
+    """Send parked results again, and let rows that wait for a later time wait no longer.
+
+    To be used after what the API refused has been mended. A running daemon sees it within seconds.
+    """
+    from ai_task_processor.journal_commands import retry_rows  # noqa: PLC0415
+
+    retry_rows(_state_location(env_file), task_ids or [])
+
+
+@journal.command("export")
+def journal_export(
+    env_file: EnvFile = DEFAULT_ENV_FILE,
+    *,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="With contents and results, which may be confidential.")
+    ] = False,
+) -> None:
+    """Print every row as a line of JSON."""
+    from ai_task_processor.journal_commands import export_rows  # noqa: PLC0415
+
+    export_rows(_state_location(env_file), texts=texts)
+
+
+def _state_location(env_file: Path) -> str:
+    from ai_task_processor.settings import load_state_location  # noqa: PLC0415
+
+    return load_state_location(_existing(env_file))
 
 
 def _existing(env_file: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """The life of the process: signals, grace period, exit code."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ class Daemon:
         log = LogObserver(logger, clock=world.clock)
         async with open_app(self._settings, observers=[log], world=world) as app:
             self._app = app
+            gc.freeze()  # what is here stays: a collection need not look at it, which would hold up the loop
             await app.run()
 
     async def _watch(self, work: asyncio.Task[None]) -> None:

@@ -238,6 +238,8 @@ class Settings(BaseSettings):
 SECRETS = ("oauth2_client_secret", "openai_api_key", "state_url")
 """Fields whose values are never shown; each can also come from the file that its ``_FILE`` twin names."""
 
+STATE_FIELDS = frozenset({"state_url", "state_url_file", "rate_limit_storage_path"})
+
 SCHEMES = {
     "api_base_url": ("http", "https"),
     "oauth2_token_url": ("http", "https"),
@@ -251,18 +253,36 @@ def load_settings(env_file: Path | None = Path(".env"), **given: object) -> Sett
 
     Raises ConfigurationError with every fault at once.
     """
+    settings, faults = _provisional(env_file, given)
+    faults |= {name: fault for name, fault in _cross_faults(settings) if name not in faults}
+    if faults:
+        raise _error(faults)
+    return settings
+
+
+def load_state_location(env_file: Path | None = Path(".env")) -> str:
+    """Read where the state is, whatever else is missing; raises ConfigurationError."""
+    settings, faults = _provisional(env_file, {})
+    faults = {name: fault for name, fault in (faults | dict(_state_faults(settings))).items() if name in STATE_FIELDS}
+    if faults:
+        raise _error(faults)
+    return settings.state_location
+
+
+def _provisional(env_file: Path | None, given: Mapping[str, object]) -> tuple[Settings, dict[str, str]]:
+    """Read what can be read, defaults in place of what cannot; answer the faults beside it."""
     faults: dict[str, str] = {}
     try:
         settings = _read(env_file, given)
     except ValidationError as error:
         faults = dict(_field_faults(error))
-        settings = _read(env_file, given | {name: Settings.model_fields[name].default for name in faults})
+        settings = _read(env_file, {**given, **{name: Settings.model_fields[name].default for name in faults}})
     settings, secret_faults = _with_secrets_from_files(settings)
-    faults |= secret_faults
-    faults |= {name: fault for name, fault in _cross_faults(settings) if name not in faults}
-    if faults:
-        raise ConfigurationError([f"{name.upper()}: {fault}" for name, fault in faults.items()])
-    return settings
+    return settings, faults | secret_faults
+
+
+def _error(faults: Mapping[str, str]) -> ConfigurationError:
+    return ConfigurationError([f"{name.upper()}: {fault}" for name, fault in faults.items()])
 
 
 def _read(env_file: Path | None, given: Mapping[str, object]) -> Settings:

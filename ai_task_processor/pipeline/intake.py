@@ -2,12 +2,13 @@
 
 import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ai_task_processor.domain.clock import Clock
-from ai_task_processor.domain.errors import NotNow, TaskApiError, TaskApiUnavailable
+from ai_task_processor.domain.errors import NotNow, TaskApiError, TaskApiRejected, TaskApiUnavailable
 from ai_task_processor.domain.events import EntryUnusable, Polled, PollFailed, PollPlanned, TaskAccepted, TypeUnknown
 from ai_task_processor.domain.ports import Backlog, Journal, Observer, Processor, RateLimiter, TaskSource
 from ai_task_processor.domain.task import Page, Task
@@ -84,6 +85,7 @@ class Intake:
         self._more = False
         self._limit_ignored = False
         self._left_alone = 0
+        self._largest_limit = sys.maxsize  # halved while the API refuses what we ask for: some cap the limit
         self._failures = 0
 
     def poll_now(self) -> None:
@@ -130,11 +132,13 @@ class Intake:
         return self._rest
 
     async def _poll(self, room: Room, backlog: Backlog) -> float:
-        limit = room.ask + backlog.listed_again + self._left_alone
+        limit = min(room.ask + backlog.listed_again + self._left_alone, self._largest_limit)
         mark = await self._journal.mark()
         try:
             page = await self._source.fetch(limit)
         except (TaskApiError, NotNow) as error:
+            if isinstance(error, TaskApiRejected):
+                self._largest_limit = max(1, limit // 2)
             return self._after_failure(error)
         accepted = await self._accept(page, room.keep, mark)
         return self._after_page(page, limit, accepted)

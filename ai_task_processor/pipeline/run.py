@@ -39,7 +39,8 @@ class Bell:
 class Lane:
     """A stage as it is repeated: woken by ``bell``; a round that did something rings the bells in ``wakes``.
 
-    A lane that ``drops`` holds nothing that a stop should wait for: its round is cancelled.
+    A lane that ``drops`` holds nothing that a stop should wait for: its round is cancelled. It steps again after
+    ``longest_rest`` seconds, at the latest, for others may have changed the journal beside us.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Lane:
     bell: Bell
     wakes: Sequence[Bell] = ()
     drops: bool = False
+    longest_rest: float = math.inf
 
 
 class Pipeline:
@@ -96,4 +98,4 @@ async def _repeat(lane: Lane, ending: asyncio.Event, *, drain: bool) -> None:
             for bell in lane.wakes:
                 bell.ring()
         else:
-            await lane.bell.wait(heard, rest)
+            await lane.bell.wait(heard, min(rest, lane.longest_rest))

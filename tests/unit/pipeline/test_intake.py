@@ -3,7 +3,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from ai_task_processor.domain.errors import AuthenticationFailed, BreakerOpen, TaskApiUnavailable
+from ai_task_processor.domain.errors import AuthenticationFailed, BreakerOpen, TaskApiRejected, TaskApiUnavailable
 from ai_task_processor.domain.events import EntryUnusable, Polled, PollFailed, TypeUnknown
 from ai_task_processor.domain.outcome import Deferred
 from ai_task_processor.domain.ports import Processor
@@ -191,3 +191,10 @@ async def test_a_full_house_is_not_filled_further() -> None:
     for _ in range(40):
         house.clock.advance(await house.intake.step())
     assert (await house.journal.backlog()).ready == 200
+
+
+async def test_a_limit_that_the_api_refuses_is_halved_until_it_is_taken() -> None:
+    house = House(TaskApiRejected("limit must not be greater than 3"), TaskApiRejected("the same"), tasks(2), tasks(4))
+    await house.polls(4)
+    assert house.source.limits == [10, 5, 2, 2]
+    assert (await house.journal.backlog()).ready == 4

@@ -94,3 +94,10 @@ async def test_a_crash_of_one_lane_ends_all() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         await pipeline.run()
     assert caught.group_contains(LookupError)
+
+
+@virtual_time
+async def test_an_idle_stage_looks_again_by_itself() -> None:
+    stage = Counting()
+    await stop_after(Pipeline(inner=[Lane("stage", stage, Bell(), longest_rest=10)], outer=[]), 25)
+    assert stage.times == pytest.approx([0, 10, 20], abs=0.01)
