@@ -49,7 +49,7 @@ class TextEmbedding:
         self, provider: EmbeddingProvider, *, default_model: str, examples: Sequence[str] = (), truncate: bool = False
     ) -> None:
         self._provider = provider
-        self._default_model = default_model
+        self._default_model = default_model.removesuffix(LATEST)
         self._examples = tuple(examples)
         self._truncate = truncate
 
@@ -109,12 +109,12 @@ class TextEmbedding:
     def _model(self, value: JsonValue) -> str:
         if value is None:
             return self._default_model
-        if not isinstance(value, str) or not _MODEL.fullmatch(value) or not _encodable(value):
+        if not isinstance(value, str) or not _MODEL.fullmatch(value.removesuffix(LATEST)) or not _encodable(value):
             raise _Unusable("content.model must be the name of a model, or left out.")
         if not self._provider.serves(value):
             examples = f"; use one of: {', '.join(self._examples)}" if self._examples else ""
             raise _Unusable(f"content.model {value} is not supported here{examples}.")
-        return value.removesuffix(LATEST) or value
+        return value.removesuffix(LATEST)
 
 
 def _dimensions(value: JsonValue) -> int | None:

@@ -20,8 +20,8 @@ class Hybrid:
 
     When it is away, ``fallback`` is asked for ``fallback_model`` with the number of dimensions that the primary would
     have given; with ``fallback_model`` None, or one that cannot give that number, or while that number is not
-    known, the tasks wait for the primary. A model
-    that the primary does not serve is the fallback's, under its own name.
+    known, the tasks wait for the primary. A model that the primary does not serve is the fallback's, under its own
+    name.
     """
 
     def __init__(

@@ -12,9 +12,7 @@ MESSAGE_LIMIT = 300
 _RECOGNISABLE = 16
 """Characters of a text that give it away; a shorter text is looked for in quotation marks."""
 
-_TOO_LONG = re.compile(
-    r"maximum context length|exceeds? the (?:maximum )?context length|input length exceeds", re.IGNORECASE
-)
+_TOO_LONG = re.compile(r"maximum context length|exceeds? the (?:maximum |available )?context", re.IGNORECASE)
 _ALLOWED = re.compile(r"maximum context length (?:is|of) (\d+)", re.IGNORECASE)
 _MEASURED = re.compile(r"(?:requested|has|resulted in|contains at least|given) (\d+) (?:input )?tokens", re.IGNORECASE)
 
