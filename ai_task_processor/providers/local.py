@@ -61,7 +61,8 @@ class Local:
 
     def _embed(self, texts: Sequence[str], length: int) -> Embeddings:
         loaded = self._load()
-        tokens = [encoding.ids for encoding in loaded.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        encodings = loaded.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        tokens = [encoding.ids for encoding in encodings]
         if not all(tokens):
             raise ProviderRejected("The text has nothing in it that the model can read.")
         means = np.stack([_mean(loaded.table, ids) for ids in tokens])

@@ -89,14 +89,18 @@ class OllamaModels:
             rest = min(2 * rest, LONGEST_REST)
         self._observer(ModelsReady(provider=PROVIDER))
 
+    async def look(self) -> None:
+        """Ask once what is there, and pull nothing: enough for a single use. Raises ProviderUnavailable."""
+        installed = await self._installed()
+        self._ready = frozenset(one for one in self.supported if any(same_model(one, name) for name in installed))
+        self.looked = True
+
     async def _round(self) -> tuple[str, ...]:
         """Look what is there and pull the rest; answers why models are still missing."""
         try:
-            installed = await self._installed()
+            await self.look()
         except ProviderUnavailable as error:
             return (str(error),)
-        self._ready = frozenset(one for one in self.supported if any(same_model(one, name) for name in installed))
-        self.looked = True
         faults = [await self._pulled(model) for model in self.missing]
         return tuple(filter(None, faults))
 

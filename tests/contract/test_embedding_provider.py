@@ -113,7 +113,7 @@ async def test_one_vector_for_each_text_in_order(provider: EmbeddingProvider) ->
     together = await provider.embed(TEXTS, model=MODEL, dimensions=None)
     alone = [await provider.embed([text], model=MODEL, dimensions=None) for text in TEXTS]
     assert together.vectors == tuple(answer.vectors[0] for answer in alone)
-    assert len(set(together.vectors)) == len(TEXTS) or provider.name == "local"
+    assert len(set(together.vectors)) == len(TEXTS)
 
 
 async def test_vectors_do_not_depend_on_their_neighbours(provider: EmbeddingProvider) -> None:

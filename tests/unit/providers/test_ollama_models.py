@@ -6,6 +6,7 @@ import httpx2
 import orjson
 import pytest
 
+from ai_task_processor.domain.errors import ProviderUnavailable
 from ai_task_processor.domain.events import (
     EnsuringModels,
     Event,
@@ -85,6 +86,18 @@ async def test_what_is_there_is_ready_at_once() -> None:
         assert models.looked
         assert server.pulls == []
     assert told.events == [EnsuringModels("ollama", (NOMIC,)), ModelsReady("ollama")]
+
+
+async def test_a_look_pulls_nothing() -> None:
+    async with OllamaServer(models=["bge-m3"]) as server, models_of(server, "bge-m3", NOMIC) as (models, told):
+        await models.look()
+        assert models.has("bge-m3")
+        assert models.missing == (NOMIC,)
+        assert server.pulls == []
+        server.tags_faults.rule = lambda _: Answer(500)
+        with pytest.raises(ProviderUnavailable):
+            await models.look()
+    assert told.events == []
 
 
 async def test_what_is_missing_is_pulled() -> None:
