@@ -62,6 +62,7 @@ def _answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(JournalError, _on_storage_error)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_defect)
 
 
 async def _on_problem(_: Request, error: Exception) -> Response:
@@ -89,6 +90,10 @@ async def _on_storage_error(_: Request, error: Exception) -> Response:
 
 async def _on_disconnect(_: Request, __: Exception) -> Response:
     return Response(status_code=HTTPStatus.BAD_REQUEST)  # for nobody: the client has gone
+
+
+async def _on_defect(_: Request, __: Exception) -> Response:
+    return _answer(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The task server failed; its log has the traceback."))
 
 
 def _answer(problem: Problem) -> Response:

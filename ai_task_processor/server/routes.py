@@ -28,15 +28,15 @@ class TaskRoutes:
         self._most_bytes = most_bytes
 
     def router(self) -> APIRouter:
-        """All routes; the named ones stand before ``{id}``, which would match them too."""
+        """All routes: the most frequent first, the named ones before the one that would take their names for ids."""
         router = APIRouter(prefix=TASKS_ROUTE, tags=["Tasks"])
         add = router.add_api_route
+        add("/{task_id}", self.change, methods=["PATCH"], openapi_extra=_documented(_CHANGE))
         add("", self.create, methods=["POST"], status_code=HTTPStatus.CREATED, openapi_extra=_documented(_NEW_TASKS))
         add("", self.list, methods=["GET"])
         add("/pending", self.pending, methods=["GET"])
         add("/stats", self.stats, methods=["GET"])
         add("/{task_id}", self.show, methods=["GET"])
-        add("/{task_id}", self.change, methods=["PATCH"], openapi_extra=_documented(_CHANGE))
         return router
 
     async def create(self, request: Request) -> Response:

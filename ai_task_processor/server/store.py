@@ -89,11 +89,10 @@ class TaskStore:
         """How many tasks there are in each state."""
         query = select(_task.state, func.count()).group_by(_task.state)
 
-        def read(connection: Connection) -> dict[str, int]:
-            return dict(connection.execute(query).tuples().all())
+        def read(connection: Connection) -> dict[State, int]:
+            return {State(state): number for state, number in connection.execute(query)}
 
-        found = await self._storage.read(read)
-        return {state: found.get(state, 0) for state in State}
+        return dict.fromkeys(State, 0) | await self._storage.read(read)
 
     async def change(self, task_id: str, change: Change) -> Changed:
         """Change one task. Raises Problem where it is unknown, or where the change is not possible."""
