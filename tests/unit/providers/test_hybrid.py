@@ -14,6 +14,7 @@ from ai_task_processor.domain.events import FellBack
 from ai_task_processor.domain.ports import Embeddings
 from ai_task_processor.providers.hybrid import Hybrid
 from ai_task_processor.providers.mock import mock_vector
+from ai_task_processor.providers.models import canonical
 from tests.fakes.flow import Recorder
 from tests.fakes.scripted_provider import ScriptedProvider, Step
 
@@ -26,7 +27,7 @@ DOWN = ProviderUnavailable("connection refused", sent=False)
 class House:
     def __init__(self, *primary: Step, fallback: tuple[Step, ...] = (), fallback_model: str | None = SMALL) -> None:
         self.told = Recorder()
-        self.ollama = ScriptedProvider(*primary, name="ollama", serves=lambda model: model in OWN)
+        self.ollama = ScriptedProvider(*primary, name="ollama", serves=lambda model: canonical(model) in OWN)
         self.openai = ScriptedProvider(*fallback, name="openai")
         self.hybrid = Hybrid(self.ollama, self.openai, fallback_model=fallback_model, observer=self.told)
 
@@ -106,7 +107,7 @@ async def test_a_fallback_model_that_cannot_give_the_length_is_not_asked() -> No
 async def test_an_unknown_model_s_length_is_learned_before_the_second_may_help() -> None:
     house = House(DOWN, None, DOWN)
     assert await house.error(model="our-own") is DOWN
-    first = await house.ask(model="our-own")
+    first = await house.ask(model="our-own:latest")
     second = await house.ask(model="our-own")
     assert second.provider == "openai"
     assert len(second.vectors[0]) == len(first.vectors[0])
