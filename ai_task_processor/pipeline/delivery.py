@@ -19,7 +19,7 @@ LONGEST_BACKOFF = 900.0
 """Seconds until an outcome that was not taken is sent again: doubled with each failure, between these bounds."""
 
 AUTHENTICATION_REST = 30.0
-"""Seconds for which delivery rests when the Task API does not let us in."""
+"""Seconds for which an outcome, or all of them, rests when the Task API does not let us in."""
 
 LONGEST_WISH = 3_600.0
 """Seconds for which a Retry-After of the Task API is obeyed, at most."""
@@ -41,6 +41,7 @@ class Delivery:
         self._acknowledged: list[str] = []
         self._acknowledging = asyncio.Lock()
         self._halted_until = -math.inf
+        self._kept_out = 0
 
     async def step(self) -> float:
         """Deliver one outcome; answer 0, or how long there will be nothing to deliver."""
@@ -71,10 +72,12 @@ class Delivery:
         except TaskApiUnavailable as error:
             await self._postpone(entry, error)
         except AuthenticationFailed as error:
-            self._halt(entry, self._clock.now() + AUTHENTICATION_REST, str(error))
+            await self._keep_out(entry, str(error))
         except NotNow as error:
-            self._halt(entry, error.until, str(error))
+            self._taken.appendleft(entry)
+            self._rest_until(error.until, str(error))
         else:
+            self._kept_out = 0
             await self._acknowledge(entry, receipt)
 
     async def _acknowledge(self, entry: Entry, receipt: Receipt) -> None:
@@ -102,19 +105,24 @@ class Delivery:
     async def _postpone(self, entry: Entry, error: TaskApiUnavailable) -> None:
         """Try this outcome again later; a wish of the API to wait holds for the others too."""
         wished = min(error.retry_after or 0.0, LONGEST_WISH)
-        until = self._clock.now() + max(wished, self._backoff(entry.attempts))
         if wished:
             self._rest_until(self._clock.now() + wished, str(error))
+        await self._try_later(entry, max(wished, self._backoff(entry.attempts)), str(error))
+
+    async def _keep_out(self, entry: Entry, reason: str) -> None:
+        """Try this outcome again slowly; where the one before it was not let in either, it is not this one's fault."""
+        self._kept_out += 1
+        if self._kept_out > 1:
+            self._rest_until(self._clock.now() + AUTHENTICATION_REST, reason)
+        await self._try_later(entry, max(AUTHENTICATION_REST, self._backoff(entry.attempts)), reason)
+
+    async def _try_later(self, entry: Entry, seconds: float, reason: str) -> None:
+        until = self._clock.now() + seconds
         await self._journal.postpone([entry.task_id], until)
-        self._observer(ReportPostponed(entry.task_id, entry.correlation_id, until=until, reason=str(error)))
+        self._observer(ReportPostponed(entry.task_id, entry.correlation_id, until=until, reason=reason))
 
     def _backoff(self, attempts: int) -> float:
         return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempts, 20)) * self._random.uniform(0.5, 1.0)
-
-    def _halt(self, entry: Entry, until: float, reason: str) -> None:
-        """Rest, for no outcome would be taken now; this one stays in hand."""
-        self._taken.appendleft(entry)
-        self._rest_until(until, reason)
 
     def _rest_until(self, until: float, reason: str) -> None:
         now = self._clock.now()

@@ -111,19 +111,43 @@ async def test_the_wish_of_the_api_to_wait_holds_for_all() -> None:
     assert [entry.task_id for entry in house.reporter.reported] == ["a", "b", "a"]
 
 
-@pytest.mark.parametrize(
-    ("error", "rest"),
-    [(AuthenticationFailed("who?"), 30), (BreakerOpen("open", until=ManualClock().now() + 12), 12)],
-)
-async def test_while_nothing_is_taken_delivery_rests_with_the_outcome_in_hand(error: Exception, rest: float) -> None:
+async def test_while_a_breaker_is_open_delivery_rests_with_the_outcome_in_hand() -> None:
     house = House()
     await house.settled("a")
-    house.reporter.answers["a"] = [error]
+    house.reporter.answers["a"] = [BreakerOpen("open", until=house.clock.now() + 12)]
     await house.delivery.step()
-    assert await house.delivery.step() == pytest.approx(rest)
+    assert await house.delivery.step() == pytest.approx(12)
     await house.drain()
     assert [entry.task_id for entry in house.reporter.reported] == ["a", "a"]
     assert len(house.seen.of(DeliveryHalted)) == 1
+
+
+async def test_while_nobody_is_let_in_delivery_tries_slowly() -> None:
+    house = House()
+    ids = [f"t{number}" for number in range(5)]
+    await house.settled(*ids)
+    refusals = 40
+    for task_id in ids:
+        house.reporter.answers[task_id] = [AuthenticationFailed("who?")] * (refusals // 5)
+    began = house.clock.now()
+    await house.drain()
+    assert house.clock.now() - began >= 30 * (refusals - 2)
+    assert len(house.seen.of(Reported)) == 5
+    assert house.seen.of(DeliveryHalted)
+
+
+async def test_one_task_that_is_not_ours_to_change_holds_up_no_other() -> None:
+    house = House()
+    await house.settled("a", "b", "c")
+    house.reporter.answers["a"] = [AuthenticationFailed("not yours")] * 9
+    began = house.clock.now()
+    for _ in range(3):
+        assert await house.delivery.step() == 0
+    assert house.clock.now() == began
+    assert [event.task_id for event in house.seen.of(Reported)] == ["b", "c"]
+    assert not house.seen.of(DeliveryHalted)
+    await house.drain()
+    assert (await house.journal.backlog()).unreported == 0
 
 
 async def test_a_failure_is_delivered_as_it_is() -> None:
