@@ -5,17 +5,19 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
 import orjson
 import pytest
 
-from ai_task_processor.domain.errors import ConfigurationError
+from ai_task_processor.domain.errors import ConfigurationError, JournalError
 from ai_task_processor.server.app import create_app
 from ai_task_processor.server.credentials import Credentials
 from ai_task_processor.server.run import run_task_server, serve
-from ai_task_processor.server.store import open_task_store
+from ai_task_processor.server.store import TaskStore, open_task_store
+from ai_task_processor.storage.engine import Storage
 from tests.fakes.time import ManualClock
 
 ME = Credentials("me", "hush")
@@ -402,6 +404,38 @@ async def test_the_whole_server_tells_where_it_answers(tmp_path: Path, host: str
     async with started(run) as url, httpx2.AsyncClient(base_url=url) as client:
         assert url.startswith(beginning)
         assert (await client.get("/health")).status_code == 200
+
+
+class Broken(Storage):
+    """A storage whose disk is full, or whose code has a defect."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def read(self, _: object) -> Any:
+        raise self._error
+
+    write = read
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [(JournalError("the disk is full"), 503, "the disk is full"), (KeyError("a text"), 500, "has the traceback")],
+)
+async def test_a_failing_database_is_an_error_of_the_server(error: Exception, status: int, words: str) -> None:
+    clock = ManualClock()
+    app = create_app(TaskStore(Broken(error), key=b"k" * 32, clock=clock), ME, clock=clock)
+
+    def run(shutdown: asyncio.Event, on_ready: Callable[[str], None]) -> Awaitable[None]:
+        return serve(app, host="127.0.0.1", port=0, shutdown=shutdown, on_ready=on_ready)
+
+    async with started(run) as url, httpx2.AsyncClient(base_url=url) as client:
+        server = Server(client, clock)
+        await server.authorise()
+        for answer in (await server.patch("x", state="in_progress"), await client.get(f"{TASKS}/pending")):
+            assert answer.status_code == answer.json()["statusCode"] == status
+            assert words in answer.json()["message"]
+            assert "a text" not in answer.text
 
 
 async def test_an_address_in_use_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
