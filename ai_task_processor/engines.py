@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.ports import EmbeddingProvider, Observer, RateLimiter
@@ -54,7 +55,7 @@ def engine_names(settings: Settings) -> tuple[str, ...]:
 
 def make_engine(bench: Bench, name: str) -> Engine:
     """Make one engine; its module, with the vendor's SDK, is imported only now."""
-    return {"openai": _openai, "ollama": _ollama, "local": _local, "mock": _mock}[name](bench)
+    return ENGINES[name](bench)
 
 
 def combined(bench: Bench, engines: Mapping[str, Engine], limiter: RateLimiter) -> EmbeddingProvider:
@@ -106,13 +107,15 @@ def _openai(bench: Bench) -> Engine:
 
 def _ollama(bench: Bench) -> Engine:
     from ai_task_processor.providers.ollama import Ollama  # noqa: PLC0415  # imported when its mode is chosen
-    from ai_task_processor.providers.ollama_models import OllamaModels  # noqa: PLC0415
+    from ai_task_processor.providers.ollama_models import OllamaModels, sdk_client  # noqa: PLC0415
 
     settings = bench.settings
     http = http_client(base_url=settings.ollama_base_url, timeout=settings.ollama_timeout)
     bench.stack.push_async_callback(http.aclose)
+    sdk = sdk_client(settings.ollama_base_url, download_timeout=settings.ollama_model_download_timeout)
+    bench.stack.push_async_callback(sdk.close)
     models = OllamaModels(
-        http,
+        sdk,
         settings.supported_models,
         download_timeout=settings.ollama_model_download_timeout,
         clock=bench.clock,
@@ -133,3 +136,9 @@ def _mock(bench: Bench) -> Engine:
 
     latency = bench.settings.mock_latency_seconds
     return Engine(Mock(latency=latency), timeout=IN_PROCESS_TIMEOUT + latency)
+
+
+ENGINES: Mapping[str, Callable[[Bench], Engine]] = MappingProxyType(
+    {"openai": _openai, "ollama": _ollama, "local": _local, "mock": _mock}
+)
+"""How each engine is made, by its name, which is that of a mode; a new one enters here and in the settings' Mode."""

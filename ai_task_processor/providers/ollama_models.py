@@ -1,10 +1,11 @@
 """Which models an Ollama server has, and how the missing ones get there."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-import httpx2
-import orjson
+import httpx
+import ollama
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import ProviderUnavailable
@@ -16,7 +17,6 @@ from ai_task_processor.domain.events import (
     ModelsReady,
 )
 from ai_task_processor.domain.ports import Observer
-from ai_task_processor.providers.connection import BROKEN
 from ai_task_processor.providers.models import same_model
 from ai_task_processor.providers.refusals import told
 
@@ -28,16 +28,30 @@ LONGEST_REST = 300.0
 
 SECONDS_BETWEEN_REPORTS = 1.0
 
+HTTP_STATUS = 100
+"""The least number that is one: the SDK gives an error inside a stream a negative status."""
+
+
+LOOK_SECONDS = 30.0
+"""How long the list of models may take; a silence in the middle of a download may be longer."""
+
+
+def sdk_client(base_url: str, *, download_timeout: float) -> ollama.AsyncClient:
+    """Make the vendor's client, used for models only; an async context manager, to be closed by its owner."""
+    timeout = httpx.Timeout(download_timeout, connect=min(download_timeout, 10.0))
+    return ollama.AsyncClient(host=base_url, timeout=timeout, trust_env=False)
+
 
 class OllamaModels:
-    """Keeps ``supported`` models on the server behind ``http``; one pull may take ``download_timeout`` seconds in all.
+    """Keeps ``supported`` models on the server behind ``client``.
 
-    :meth:`keep` is meant to run as long as the program; nothing is ready before it has looked.
+    One pull may take ``download_timeout`` seconds in all. :meth:`keep` is meant to run as long as the program; nothing
+    is ready before it has looked.
     """
 
     def __init__(
         self,
-        http: httpx2.AsyncClient,
+        client: ollama.AsyncClient,
         supported: Sequence[str],
         *,
         download_timeout: float,
@@ -45,7 +59,7 @@ class OllamaModels:
         observer: Observer,
     ) -> None:
         self.supported = tuple(supported)
-        self._http = http
+        self._client = client
         self._download_timeout = download_timeout
         self._clock = clock
         self._observer = observer
@@ -105,18 +119,10 @@ class OllamaModels:
         return tuple(filter(None, faults))
 
     async def _installed(self) -> tuple[str, ...]:
-        try:
-            response = await self._http.get("/api/tags")
-            response.raise_for_status()
-            return tuple(str(model["name"]) for model in orjson.loads(response.content)["models"])
-        except httpx2.HTTPStatusError as error:
-            raise ProviderUnavailable(
-                f"ollama answered {error.response.status_code} when asked for its models"
-            ) from error
-        except BROKEN as error:
-            raise ProviderUnavailable(f"ollama cannot be reached: {type(error).__name__}") from error
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise ProviderUnavailable("this is no list of ollama's models") from error
+        with _translated("ollama cannot be asked for its models"):
+            async with asyncio.timeout(LOOK_SECONDS):
+                listed = await self._client.list()
+            return tuple(model.model for model in listed.models if model.model)
 
     async def _pulled(self, model: str) -> str | None:
         """Pull one model; answers why that failed."""
@@ -133,15 +139,10 @@ class OllamaModels:
         return None
 
     async def _pull(self, model: str) -> None:
-        body = {"model": model, "stream": True}
-        patience = httpx2.Timeout(self._download_timeout, connect=self._http.timeout.connect)
         progress = _Progress(model, self._clock, self._observer)
-        try:
-            async with self._http.stream("POST", "/api/pull", json=body, timeout=patience) as response:
-                async for line in response.aiter_lines():
-                    progress.note(_step(line, response.status_code))
-        except BROKEN as error:
-            raise ProviderUnavailable(f"the download broke off: {type(error).__name__}") from error
+        with _translated("the download failed"):
+            async for step in await self._client.pull(model, stream=True):
+                progress.note(step)
         if not progress.succeeded:
             raise ProviderUnavailable("the download ended without success")
 
@@ -157,11 +158,10 @@ class _Progress:
         self._layers: dict[object, tuple[int, int]] = {}
         self._told_at = clock.monotonic()
 
-    def note(self, step: Mapping[str, object]) -> None:
-        self.succeeded = step.get("status") == "success"
-        completed, total = step.get("completed", 0), step.get("total")
-        if isinstance(completed, int) and isinstance(total, int):
-            self._layers[step.get("digest")] = (completed, total)
+    def note(self, step: ollama.ProgressResponse) -> None:
+        self.succeeded = step.status == "success"
+        if step.total is not None:
+            self._layers[step.digest] = (step.completed or 0, step.total)
             self._tell()
 
     def _tell(self) -> None:
@@ -173,17 +173,15 @@ class _Progress:
         self._observer(ModelDownloading(provider=PROVIDER, model=self._model, completed=completed, total=total))
 
 
-def _step(line: str, status: int) -> Mapping[str, object]:
-    """One line of the stream; an error inside it is raised, as is a refusal of the whole."""
-    step = _mapping(line)
-    if "error" in step or status >= httpx2.codes.BAD_REQUEST:
-        raise ProviderUnavailable(told(str(step.get("error", f"ollama answered {status}")), ()))
-    return step
-
-
-def _mapping(line: str) -> Mapping[str, object]:
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Make a ProviderUnavailable of whatever the vendor's SDK raises when the server does not do its part."""
     try:
-        step = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        step = None
-    return step if isinstance(step, dict) else {}
+        yield
+    except ollama.ResponseError as error:
+        status = "" if error.status_code < HTTP_STATUS else f" ({error.status_code})"
+        raise ProviderUnavailable(f"{what}{status}: {told(error.error, ())}") from error
+    except (httpx.HTTPError, OSError) as error:
+        raise ProviderUnavailable(f"{what}: {type(error).__name__}") from error
+    except (ValueError, TypeError, AttributeError) as error:  # pydantic's and json's: the answer is not Ollama's
+        raise ProviderUnavailable(f"{what}: its answer cannot be read") from error

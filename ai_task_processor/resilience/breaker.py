@@ -19,6 +19,9 @@ BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
 PROBE_FLOOR = 1.0
 """Seconds that a refused caller is told to wait while a probe is out: nobody knows when the probe will end."""
 
+ROUNDING = 0.001
+"""Seconds that a pause may end early: a short time added to Unix seconds is rounded, and who waits would spin."""
+
 _STATES: dict[str, BreakerState] = {
     pybreaker.STATE_CLOSED: "closed",
     pybreaker.STATE_OPEN: "open",
@@ -74,7 +77,7 @@ class Breaker:
         if self.state == "closed":
             return None
         remaining = PROBE_FLOOR if self._probing else self._pause_ends - self._clock.monotonic()
-        return self._clock.now() + remaining if remaining > 0 else None
+        return self._clock.now() + remaining if remaining > ROUNDING else None
 
     async def call(self, function: Callable[[], Awaitable[T]]) -> T:
         """Await ``function`` and learn from how it ends; its result and errors pass through.

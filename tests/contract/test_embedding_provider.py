@@ -15,7 +15,7 @@ from ai_task_processor.providers.hybrid import Hybrid
 from ai_task_processor.providers.local import Local
 from ai_task_processor.providers.mock import Mock
 from ai_task_processor.providers.ollama import Ollama
-from ai_task_processor.providers.ollama_models import OllamaModels
+from ai_task_processor.providers.ollama_models import OllamaModels, sdk_client
 from ai_task_processor.providers.openai import OpenAI
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.resilience.retry import Backoff
@@ -52,8 +52,8 @@ async def ollama() -> AsyncIterator[EmbeddingProvider]:
 @asynccontextmanager
 async def _ollama(server: OllamaServer) -> AsyncIterator[EmbeddingProvider]:
     clock = SystemClock()
-    async with http_client(base_url=server.url, timeout=5) as http:
-        models = OllamaModels(http, [MODEL], download_timeout=5, clock=clock, observer=Recorder())
+    async with http_client(base_url=server.url, timeout=5) as http, sdk_client(server.url, download_timeout=5) as sdk:
+        models = OllamaModels(sdk, [MODEL], download_timeout=5, clock=clock, observer=Recorder())
         await models.prepare()
         yield Ollama(http, models, clock=clock)
 

@@ -16,7 +16,7 @@ from ai_task_processor.domain.errors import (
 from ai_task_processor.providers.connection import http_client
 from ai_task_processor.providers.mock import mock_vector
 from ai_task_processor.providers.ollama import MOMENT, WHILE_PULLED, Ollama
-from ai_task_processor.providers.ollama_models import OllamaModels
+from ai_task_processor.providers.ollama_models import OllamaModels, sdk_client
 from tests.fakes.flow import Recorder
 from tests.fakes.ollama_server import OllamaServer, count_tokens
 from tests.fakes.provider_faults import Answer, Drop, Hang
@@ -31,8 +31,11 @@ async def ollama(
     server: OllamaServer, *supported: str, prepared: bool = True, silence: float = 5.0, truncate: bool = False
 ) -> AsyncIterator[tuple[Ollama, OllamaModels]]:
     clock = ManualClock()
-    async with http_client(base_url=server.url, timeout=silence) as http:
-        models = OllamaModels(http, supported or (NOMIC,), download_timeout=5.0, clock=clock, observer=Recorder())
+    async with (
+        http_client(base_url=server.url, timeout=silence) as http,
+        sdk_client(server.url, download_timeout=5.0) as sdk,
+    ):
+        models = OllamaModels(sdk, supported or (NOMIC,), download_timeout=5.0, clock=clock, observer=Recorder())
         if prepared:
             await models.prepare()
         yield Ollama(http, models, clock=clock, truncate=truncate), models

@@ -2,7 +2,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx2
+import httpx
+import ollama
 import orjson
 import pytest
 
@@ -15,8 +16,7 @@ from ai_task_processor.domain.events import (
     ModelsMissing,
     ModelsReady,
 )
-from ai_task_processor.providers.connection import http_client
-from ai_task_processor.providers.ollama_models import FIRST_REST, LONGEST_REST, OllamaModels
+from ai_task_processor.providers.ollama_models import FIRST_REST, LONGEST_REST, OllamaModels, sdk_client
 from tests.fakes.flow import Recorder
 from tests.fakes.ollama_server import PULL, OllamaServer
 from tests.fakes.provider_faults import Answer, Drop, Fault, Hang
@@ -56,9 +56,9 @@ async def models_of(
     server: OllamaServer, *supported: str, download_timeout: float = 5.0, clock: ManualClock | None = None
 ) -> AsyncIterator[tuple[OllamaModels, Listener]]:
     told = Listener()
-    async with http_client(base_url=server.url, timeout=5.0) as http:
+    async with sdk_client(server.url, download_timeout=5.0) as sdk:
         models = OllamaModels(
-            http,
+            sdk,
             supported or (NOMIC,),
             download_timeout=download_timeout,
             clock=clock or ManualClock(),
@@ -134,10 +134,10 @@ async def test_progress_is_told_once_a_second_at_most() -> None:
         (Answer(200, {"error": "pull model manifest: file does not exist"}), "does not exist"),
         (Answer(200, '{"status": "pulling manifest"}\n{"error": "unexpected EOF"}\n'), "unexpected EOF"),
         (Answer(200, '{"status": "pulling manifest"}\n'), "without success"),
-        (Answer(200, "<html>\n\n[1]\n"), "without success"),
+        (Answer(200, "<html>\n\n[1]\n"), "cannot be read"),
         (Answer(200, ""), "without success"),
-        (Drop(), "broke off"),
-        (Drop(sent=10), "broke off"),
+        (Drop(), "RemoteProtocolError"),
+        (Drop(sent=10), "RemoteProtocolError"),
     ],
 )
 async def test_a_pull_that_fails_is_told(fault: Fault, reason: str) -> None:
@@ -161,16 +161,15 @@ async def test_a_pull_has_a_time_in_all() -> None:
     ("fault", "reason"),
     [
         (Answer(500, ""), "500"),
-        (Answer(200, "Ollama is running"), "no list"),
-        (Answer(200, {"models": None}), "no list"),
-        (Answer(200, {"models": [{}]}), "no list"),
-        (Answer(200, "[]"), "no list"),
-        (Drop(), "cannot be reached"),
+        (Answer(200, "Ollama is running"), "cannot be read"),
+        (Answer(200, {"models": None}), "cannot be read"),
+        (Answer(200, "[]"), "cannot be read"),
+        (Drop(), "RemoteProtocolError"),
     ],
 )
 async def test_a_list_that_cannot_be_had_is_told(fault: Fault, reason: str) -> None:
     async with OllamaServer(models=[NOMIC]) as server, models_of(server) as (models, told):
-        server.tags_faults.rule = lambda _: fault  # always: aiohttp asks twice when a GET is dropped
+        server.tags_faults.rule = lambda _: fault
         event = await first_fault(models, told)
         assert not models.looked
     assert reason in event.reason
@@ -181,7 +180,7 @@ async def test_one_model_that_does_not_exist_does_not_keep_the_others_away() -> 
         event = await first_fault(models, told)
         assert models.has(NOMIC)
         assert models.missing == ("no-such-model",)
-    assert "no-such-model: pull model manifest" in event.reason
+    assert "no-such-model: the download failed: pull model manifest" in event.reason
 
 
 async def test_a_lost_model_is_pulled_again() -> None:
@@ -200,14 +199,17 @@ async def test_a_lost_model_is_pulled_again() -> None:
 async def test_rests_grow_and_it_never_gives_up() -> None:
     failures = 9
 
-    def answer(request: httpx2.Request) -> httpx2.Response:
+    def answer(request: httpx.Request) -> httpx.Response:
         assert request.url.path == "/api/tags"
         down = len(told.of(ModelsMissing)) < failures
-        return httpx2.Response(503 if down else 200, content=orjson.dumps({"models": [{"name": f"{NOMIC}:latest"}]}))
+        return httpx.Response(
+            503 if down else 200,
+            content=orjson.dumps({"models": [{"name": f"{NOMIC}:latest", "model": f"{NOMIC}:latest"}]}),
+        )
 
     told = Recorder()
-    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer), base_url="http://ollama") as http:
-        models = OllamaModels(http, [NOMIC], download_timeout=600, clock=LoopClock(), observer=told)
+    async with ollama.AsyncClient(transport=httpx.MockTransport(answer), host="http://ollama") as sdk:
+        models = OllamaModels(sdk, [NOMIC], download_timeout=600, clock=LoopClock(), observer=told)
         await models.prepare()
     rests = [event.rest for event in told.of(ModelsMissing)]
     assert rests == [5, 10, 20, 40, 80, 160, LONGEST_REST, LONGEST_REST, LONGEST_REST]
