@@ -77,14 +77,17 @@ def open_wire(connections: int) -> httpx2.AsyncBaseTransport:
 class World:
     """What lies outside of the program: time, chance, the wire, engines, state. A simulation brings its own.
 
-    Without ``serves`` there are no routes for supervisors.
+    ``boot`` names the machine's run. Somebody beside us may change the journal, so idle stages look into it every
+    ``glance`` seconds. Without ``serves`` there are no routes for supervisors.
     """
 
     clock: Clock = field(default_factory=SystemClock)
+    boot: Callable[[], str] = boot_id
     randomness: random.Random = field(default_factory=random.Random)
     wire: Callable[[int], httpx2.AsyncBaseTransport] = open_wire
     engine: MakeEngine = make_engine
     state: Callable[[Settings, Clock], AbstractAsyncContextManager[State]] = open_state
+    glance: float = GLANCE
     serves: bool = True
 
 
@@ -135,14 +138,14 @@ async def open_app(
         observer(Warned(message=warning))
     async with AsyncExitStack() as stack:
         state = await stack.enter_async_context(world.state(settings, clock))
-        limiter = await _limiter(settings, state.limits, clock, observer)
+        limiter = await _limiter(settings, state.limits, clock, observer, world.boot())
         url = await _serve(stack, settings, health, metrics, state.journal, limiter, clock) if world.serves else ""
         await _reopen(state.journal, observer)
         bench = Bench(settings, clock, observer, world.randomness, stack)
         engines = {name: world.engine(bench, name) for name in engine_names(settings)}
         processors = _processors(bench, engines, limiter)
         source, reporter = _task_api(bench, world.wire)
-        pipeline = _pipeline(bench, state.journal, limiter, processors, source, reporter)
+        pipeline = _pipeline(bench, state.journal, limiter, processors, source, reporter, glance=world.glance)
         background = [engine.keep for engine in engines.values() if engine.keep]
         yield App(pipeline, background=background, journal=state.journal, observer=observer, ops_url=url)
 
@@ -150,7 +153,7 @@ async def open_app(
 # --- State ------------------------------------------------------------------------------------------------------------
 
 
-async def _limiter(settings: Settings, store: LimitStore, clock: Clock, observer: Observer) -> Limiter:
+async def _limiter(settings: Settings, store: LimitStore, clock: Clock, observer: Observer, boot: str) -> Limiter:
     return await Limiter.open(
         settings.limits,
         strategy=settings.rate_limit_strategy,
@@ -158,7 +161,7 @@ async def _limiter(settings: Settings, store: LimitStore, clock: Clock, observer
         store=store,
         clock=clock,
         observer=observer,
-        boot=boot_id(),
+        boot=boot,
     )
 
 
@@ -240,6 +243,8 @@ def _pipeline(
     processors: Mapping[str, Processor],
     source: TaskSource,
     reporter: Reporter,
+    *,
+    glance: float,
 ) -> Pipeline:
     """The flow as drawn: intake wakes dispatch, dispatch wakes delivery, and intake because there is room again."""
     settings, clock, observer, randomness = bench.settings, bench.clock, bench.observer, bench.randomness
@@ -278,12 +283,12 @@ def _pipeline(
             Lane("intake", intake, room, wakes=(fetched,), drops=True),
             Lane("retention", retention, Bell(), drops=True),
             *(
-                Lane(f"dispatch {number}", dispatch, fetched, wakes=(settled, room), longest_rest=GLANCE)
+                Lane(f"dispatch {number}", dispatch, fetched, wakes=(settled, room), longest_rest=glance)
                 for number in range(settings.concurrency_limit)
             ),
         ],
         outer=[
-            Lane(f"delivery {number}", delivery, settled, longest_rest=GLANCE)
+            Lane(f"delivery {number}", delivery, settled, longest_rest=glance)
             for number in range(settings.delivery_concurrency)
         ],
     )

@@ -1,6 +1,7 @@
 """Time as the program sees it."""
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -21,19 +22,25 @@ class SystemClock:
 
     When the system's time is set back, ``now`` goes on from its last reading at the pace of the monotonic clock until
     the system's time has caught up, so that what waits for a moment waits no longer than it was told to.
+
+    ``wall`` and ``monotonic`` read the system's two clocks; a simulation brings its own.
     """
 
-    def __init__(self) -> None:
-        self._latest = time.time()
-        self._read_at = time.monotonic()
+    def __init__(
+        self, *, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._wall = wall
+        self._monotonic = monotonic
+        self._latest = wall()
+        self._read_at = monotonic()
 
     def now(self) -> float:
         """Unix seconds, never going backwards."""
-        read_at = time.monotonic()
-        self._latest = max(time.time(), self._latest + read_at - self._read_at)
+        read_at = self._monotonic()
+        self._latest = max(self._wall(), self._latest + read_at - self._read_at)
         self._read_at = read_at
         return self._latest
 
     def monotonic(self) -> float:
         """Seconds of the system's monotonic clock."""
-        return time.monotonic()
+        return self._monotonic()
