@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
 import httpx2
@@ -12,8 +13,16 @@ import httpx2
 from ai_task_processor import __version__
 from ai_task_processor.domain.clock import Clock, SystemClock
 from ai_task_processor.domain.events import Reopened, Running, Started, Stopped, Stopping, Warned
-from ai_task_processor.domain.ports import Journal, Observer, Processor, RateLimiter, Reporter, TaskSource
-from ai_task_processor.engines import Bench, Engine, Job, MakeEngine, combined, engine_names, make_engine
+from ai_task_processor.domain.ports import (
+    EmbeddingProvider,
+    Journal,
+    Observer,
+    Processor,
+    RateLimiter,
+    Reporter,
+    TaskSource,
+)
+from ai_task_processor.engines import Bench, Job, MakeEngine, combined, engine_names, make_engine
 from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.limits.ledger import LimitStore
 from ai_task_processor.limits.limiter import Limiter
@@ -28,7 +37,7 @@ from ai_task_processor.pipeline.dispatch import Dispatch, DispatchSettings
 from ai_task_processor.pipeline.intake import Intake, IntakeSettings
 from ai_task_processor.pipeline.retention import Retention
 from ai_task_processor.pipeline.run import Bell, Lane, Pipeline
-from ai_task_processor.processors.text_embedding import TextEmbedding
+from ai_task_processor.processors import text_embedding
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.settings import Settings
 from ai_task_processor.storage.engine import open_storage
@@ -73,12 +82,15 @@ def open_wire(connections: int) -> httpx2.AsyncBaseTransport:
     return open_transport(connections=connections)
 
 
+MakeProcessor = Callable[[Bench, EmbeddingProvider], Processor]
+
+
 @dataclass(frozen=True, slots=True)
 class World:
-    """What lies outside of the program: time, chance, the wire, engines, state. A simulation brings its own.
+    """What lies outside of the flow: time, chance, the wire, engines, task types, state. A simulation brings its own.
 
-    ``boot`` names the machine's run. Somebody beside us may change the journal, so idle stages look into it every
-    ``glance`` seconds. Without ``serves`` there are no routes for supervisors.
+    ``boot`` names the machine's run, ``processors`` are made by task type. Somebody beside us may change the journal,
+    so idle stages look into it every ``glance`` seconds. Without ``serves`` there are no routes for supervisors.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -86,6 +98,7 @@ class World:
     randomness: random.Random = field(default_factory=random.Random)
     wire: Callable[[int], httpx2.AsyncBaseTransport] = open_wire
     engine: MakeEngine = make_engine
+    processors: Mapping[str, MakeProcessor] = field(default_factory=lambda: PROCESSORS)
     state: Callable[[Settings, Clock], AbstractAsyncContextManager[State]] = open_state
     glance: float = GLANCE
     serves: bool = True
@@ -131,7 +144,7 @@ async def open_app(
     """
     world = world or World()
     clock = world.clock
-    health, metrics = _health(settings, clock), _metrics(settings, clock)
+    health, metrics = _health(settings, clock), _metrics(settings, world.processors, clock)
     observer = Observers(health, metrics, *observers)
     observer(Started(facts=_facts(settings)))
     for warning in _warnings(settings):
@@ -143,7 +156,8 @@ async def open_app(
         await _reopen(state.journal, observer)
         bench = Bench(settings, clock, observer, world.randomness, stack)
         engines = {name: world.engine(bench, name) for name in engine_names(settings)}
-        processors = _processors(bench, engines, limiter)
+        provider = combined(bench, engines, limiter)
+        processors = {kind: make(bench, provider) for kind, make in world.processors.items()}
         source, reporter = _task_api(bench, world.wire)
         pipeline = _pipeline(bench, state.journal, limiter, processors, source, reporter, glance=world.glance)
         background = [engine.keep for engine in engines.values() if engine.keep]
@@ -175,16 +189,18 @@ async def _reopen(journal: Journal, observer: Observer) -> None:
 # --- Work -------------------------------------------------------------------------------------------------------------
 
 
-def _processors(bench: Bench, engines: Mapping[str, Engine], limiter: RateLimiter) -> Mapping[str, Processor]:
-    """Every processor by its task type; a new task type enters here."""
+def _text_embedding(bench: Bench, provider: EmbeddingProvider) -> Processor:
     settings = bench.settings
-    embedding = TextEmbedding(
-        combined(bench, engines, limiter),
+    return text_embedding.TextEmbedding(
+        provider,
         default_model=settings.default_model,
         examples=settings.supported_models,
         truncate=settings.long_input == "truncate",
     )
-    return {processor.type: processor for processor in (embedding,)}
+
+
+PROCESSORS: Mapping[str, MakeProcessor] = MappingProxyType({text_embedding.TYPE: _text_embedding})
+"""How the processor of each task type is made; a new task type enters here."""
 
 
 def _task_api(bench: Bench, wire: Callable[[int], httpx2.AsyncBaseTransport]) -> tuple[TaskSource, Reporter]:
@@ -315,11 +331,11 @@ def _health(settings: Settings, clock: Clock) -> Health:
     )
 
 
-def _metrics(settings: Settings, clock: Clock) -> Metrics:
+def _metrics(settings: Settings, types: Collection[str], clock: Clock) -> Metrics:
     return Metrics(
         __version__,
         clock=clock,
-        types=("text_embedding",),
+        types=tuple(types),
         models=(settings.default_model, *settings.supported_models),
         breakers=(TASK_API, *engine_names(settings)),
     )

@@ -13,20 +13,21 @@ from ai_task_processor.ops.logs import configure_logging
 from ai_task_processor.settings import Settings
 
 
-def run_daemon(settings: Settings) -> None:
-    """Run until a signal asks to stop.
+def run_daemon(settings: Settings, *, world: World | None = None) -> None:
+    """Run until a signal asks to stop; ``world`` may bring task types and engines of its own.
 
     Raises ConfigurationError, JournalError, or whatever crashed a stage.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(Daemon(settings).live())
+        runner.run(Daemon(settings, world or World()).live())
 
 
 class Daemon:
     """One life: started, stopped by the first signal, cut short by the second or at the end of the grace period."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, world: World) -> None:
         self._settings = settings
+        self._world = world
         self._app: App | None = None
         self._asked: asyncio.Queue[str] = asyncio.Queue()
 
@@ -45,7 +46,7 @@ class Daemon:
                 raise _first(errors) from None
 
     async def _work(self) -> None:
-        world = World()
+        world = self._world
         logger = configure_logging(self._settings.log_level, self._settings.log_format)
         log = LogObserver(logger, clock=world.clock)
         async with open_app(self._settings, observers=[log], world=world) as app:
