@@ -6,7 +6,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 p
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check format lock clean
+.PHONY: help demo run test check format docs lock clean
 
 help: ## Show what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ check: $(VENV)/ready-dev ## Check style, types and the direction of imports
 format: $(VENV)/ready-dev ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/ready-dev ## Renew the tables in docs/ that are made from the code
+	@$(BIN)/python docs/reference.py
 
 lock: $(VENV)/ready-dev ## Renew requirements.lock, the pinned and hashed dependencies of the image
 	$(BIN)/pip install --quiet uv
