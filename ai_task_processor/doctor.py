@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ai_task_processor.app import make_client, open_wire
 from ai_task_processor.domain.clock import SystemClock
-from ai_task_processor.domain.errors import ConfigurationError, NotNow, TaskProcessorError
+from ai_task_processor.domain.errors import ConfigurationError, TaskProcessorError
 from ai_task_processor.domain.events import Event
 from ai_task_processor.engines import Bench, engine_names, make_engine
 from ai_task_processor.journal.sql import SqlJournal
@@ -24,7 +24,10 @@ from ai_task_processor.storage.engine import open_storage, sqlite_path
 from ai_task_processor.task_api.client import TaskApiClient
 from ai_task_processor.task_api.source import ApiTaskSource
 
-Look = Callable[[], Coroutine[None, None, str]]
+TOKEN_ADVICE = "Check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and ORY_PROJECT_SLUG or OAUTH2_TOKEN_URL."
+TASK_API_ADVICE = "Check API_BASE_URL, that the API runs, and that its guard lets this client read and write tasks."
+PROVIDER_ADVICE = "Check the provider's address, key and models: docs/providers.md names the settings."
+STATE_ADVICE = "Check STATE_URL, and that its folder can be written by this user."
 
 WORD = "check"
 """What is embedded to see whether a provider works."""
@@ -38,6 +41,16 @@ class Finding:
     ok: bool
     detail: str
     advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One thing to try: ``run`` answers how it is or raises; ``needs`` names a finding without which it is futile."""
+
+    name: str
+    run: Callable[[], Coroutine[None, None, str]]
+    advice: str
+    needs: str = ""
 
 
 def examine(settings: Settings, *, as_json: bool) -> int:
@@ -55,9 +68,9 @@ async def _examined(settings: Settings, console: Console) -> list[Finding]:
     async with _bench(settings) as bench:
         client = make_client(bench, open_wire)
         bench.stack.push_async_callback(client.aclose)
-        for name, look in _looks(bench, client):
-            with console.status(f"checking {name} …"):
-                findings.append(await _found(name, look))
+        for look in _looks(bench, client):
+            with console.status(f"checking {look.name} …"):
+                findings.append(await _found(look, findings))
     return findings
 
 
@@ -67,27 +80,21 @@ async def _bench(settings: Settings) -> AsyncIterator[Bench]:
         yield Bench(settings, SystemClock(), _unobserved, random.Random(), stack)  # noqa: S311  # jitter, no secret
 
 
-def _looks(bench: Bench, client: TaskApiClient) -> Iterable[tuple[str, Look]]:
-    yield "token", partial(_token, client)
-    yield "task api", partial(_task_api, bench, client)
+def _looks(bench: Bench, client: TaskApiClient) -> Iterable[Look]:
+    yield Look("token", partial(_token, client), TOKEN_ADVICE)
+    yield Look("task api", partial(_task_api, bench, client), TASK_API_ADVICE, needs="token")
     for name in engine_names(bench.settings):
-        yield f"provider {name}", partial(_provider, bench, name)
-    yield "state", partial(_state, bench)
+        yield Look(f"provider {name}", partial(_provider, bench, name), PROVIDER_ADVICE)
+    yield Look("state", partial(_state, bench), STATE_ADVICE)
 
 
-async def _found(name: str, look: Look) -> Finding:
+async def _found(look: Look, earlier: Iterable[Finding]) -> Finding:
+    if any(finding.name == look.needs and not finding.ok for finding in earlier):
+        return Finding(look.name, ok=False, detail=f"not tried, for that needs the {look.needs}")
     try:
-        return Finding(name, ok=True, detail=await look())
-    except (TaskProcessorError, NotNow) as error:
-        return Finding(name, ok=False, detail=str(error), advice=ADVICE[name.partition(" ")[0]])
-
-
-ADVICE = {
-    "token": "Check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and ORY_PROJECT_SLUG or OAUTH2_TOKEN_URL.",
-    "task": "Check API_BASE_URL, that the API runs, and that its guard lets this client read and write tasks.",
-    "provider": "Check the provider's address, key and models: docs/providers.md names the settings.",
-    "state": "Check STATE_URL, and that its folder can be written by this user.",
-}
+        return Finding(look.name, ok=True, detail=await look.run())
+    except TaskProcessorError as error:
+        return Finding(look.name, ok=False, detail=str(error), advice=look.advice)
 
 
 async def _token(client: TaskApiClient) -> str:
