@@ -24,7 +24,7 @@ from ai_task_processor.storage.engine import open_storage, sqlite_path
 from ai_task_processor.task_api.client import TaskApiClient
 from ai_task_processor.task_api.source import ApiTaskSource
 
-TOKEN_ADVICE = "Check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and ORY_PROJECT_SLUG or OAUTH2_TOKEN_URL."
+CREDENTIALS_ADVICE = "Check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and ORY_PROJECT_SLUG or OAUTH2_TOKEN_URL."
 TASK_API_ADVICE = "Check API_BASE_URL, that the API runs, and that its guard lets this client read and write tasks."
 PROVIDER_ADVICE = "Check the provider's address, key and models: docs/providers.md names the settings."
 STATE_ADVICE = "Check STATE_URL, and that its folder can be written by this user."
@@ -81,7 +81,7 @@ async def _bench(settings: Settings) -> AsyncIterator[Bench]:
 
 
 def _looks(bench: Bench, client: TaskApiClient) -> Iterable[Look]:
-    yield Look("token", partial(_token, client), TOKEN_ADVICE)
+    yield Look("token", partial(_token, client), CREDENTIALS_ADVICE)
     yield Look("task api", partial(_task_api, bench, client), TASK_API_ADVICE, needs="token")
     for name in engine_names(bench.settings):
         yield Look(f"provider {name}", partial(_provider, bench, name), PROVIDER_ADVICE)
