@@ -83,7 +83,7 @@ class Health:
         self._storage = storage
         self._pulse = _Pulse(clock, settings)
         self._token = _Token(clock)
-        self._task_api = _TaskApi()
+        self._task_api = _TaskApi(clock)
         self._models = _Models(settings.preparing)
         self._provider = _Provider(settings.providers)
         self._running = _Running()
@@ -241,21 +241,27 @@ class _Token:
 class _TaskApi:
     """Fetching and delivering are looked at apart: a server may do the one and not the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._polled = False
         self._fetching = ""
         self._delivering = ""
+        self._halted_until = 0.0
 
     def __call__(self, event: Event) -> None:
         match event:
             case Polled():
                 self._polled = True
-                self._fetching = self._delivering = ""
+                self._fetching = ""
             case PollFailed(reason=reason):
                 self._fetching = reason
-            case DeliveryHalted(reason=reason):
-                self._delivering = reason
-            case Reported() | Parked() | ReportPostponed():
+            case DeliveryHalted(until=until, reason=reason):
+                self._delivering, self._halted_until = reason, until
+            case Reported() | Parked():
+                self._delivering = ""
+            case ReportPostponed() if (
+                self._clock.now() >= self._halted_until
+            ):  # before that, it was sent before the halt
                 self._delivering = ""
 
     def check(self) -> Check:

@@ -201,7 +201,6 @@ def test_one_thing_missing_makes_it_not_able_and_is_told(event: Event, check: st
         (events.TokenFailed("no", refused=True), events.TokenObtained(60)),
         (events.TokenFailed("no", refused=False), events.TokenObtained(60)),
         (events.PollFailed("503", 2), events.Polled(0, 0, 0)),
-        (events.DeliveryHalted(BEGINNING, "down"), events.Polled(0, 0, 0)),
         (events.DeliveryHalted(BEGINNING, "down"), events.Reported("t", "c", "x", "failed", "taken", 0)),
         (events.DeliveryHalted(BEGINNING, "down"), events.ReportPostponed("t", "c", BEGINNING, "500")),
         (events.DeliveryHalted(BEGINNING, "down"), events.Parked("t", "c", "400")),
@@ -212,6 +211,11 @@ def test_one_thing_missing_makes_it_not_able_and_is_told(event: Event, check: st
 )
 def test_what_is_mended_is_able_again(trouble: Event, end: Event) -> None:
     assert Patient(*ABLE, trouble, end).failing() == {}
+
+
+@pytest.mark.parametrize("sign", [events.Polled(0, 0, 0), events.ReportPostponed("t", "c", BEGINNING + 30, "403")])
+def test_an_api_that_lists_tasks_but_takes_no_outcomes_is_not_able(sign: Event) -> None:
+    assert "403" in Patient(*ABLE, events.DeliveryHalted(BEGINNING + 30, "403"), sign).failing()["task_api"]
 
 
 def test_state_that_cannot_be_written_is_told_in_its_own_words() -> None:
