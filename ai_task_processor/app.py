@@ -22,7 +22,17 @@ from ai_task_processor.domain.ports import (
     Reporter,
     TaskSource,
 )
-from ai_task_processor.engines import Bench, Job, MakeEngine, combined, engine_names, make_engine
+from ai_task_processor.engines import (
+    Bench,
+    Job,
+    MakeEngine,
+    Memory,
+    combined,
+    engine_names,
+    make_engine,
+    open_memory,
+    short_memory,
+)
 from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.limits.ledger import LimitStore
 from ai_task_processor.limits.limiter import Limiter
@@ -40,7 +50,7 @@ from ai_task_processor.pipeline.run import Bell, Lane, Pipeline
 from ai_task_processor.processors import text_embedding
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.settings import Settings
-from ai_task_processor.storage.engine import open_storage
+from ai_task_processor.storage.engine import Storage, open_storage
 from ai_task_processor.task_api.auth import Credentials, TokenAuth
 from ai_task_processor.task_api.client import TaskApiClient, counts_for_breaker, open_transport
 from ai_task_processor.task_api.reporter import ApiReporter
@@ -64,17 +74,27 @@ SPARE_CONNECTIONS = 4
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What outlives the process."""
+    """What outlives the process; without ``memory`` the providers' ends with it."""
 
     journal: Journal
     limits: LimitStore
+    memory: Memory | None = None
 
 
 @asynccontextmanager
 async def open_state(settings: Settings, clock: Clock) -> AsyncIterator[State]:
     """Open the database of ``STATE_URL`` as its owner; raises JournalError."""
     async with open_storage(settings.state_location) as storage:
-        yield State(journal=SqlJournal(storage, clock), limits=SqlLimitStore(storage))
+        yield await state_in(storage, settings, clock)
+
+
+async def state_in(storage: Storage, settings: Settings, clock: Clock) -> State:
+    """The state in a database that this process owns."""
+    return State(
+        journal=SqlJournal(storage, clock),
+        limits=SqlLimitStore(storage),
+        memory=await open_memory(settings, storage),
+    )
 
 
 def open_wire(connections: int) -> httpx2.AsyncBaseTransport:
@@ -156,7 +176,7 @@ async def open_app(
         await _reopen(state.journal, observer)
         bench = Bench(settings, clock, observer, world.randomness, stack)
         engines = {name: world.engine(bench, name) for name in engine_names(settings)}
-        provider = combined(bench, engines, limiter)
+        provider = await combined(bench, engines, limiter, state.memory or short_memory(settings))
         processors = {kind: make(bench, provider) for kind, make in world.processors.items()}
         source, reporter = _task_api(bench, world.wire)
         pipeline = _pipeline(bench, state.journal, limiter, processors, source, reporter, glance=world.glance)

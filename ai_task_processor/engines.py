@@ -1,19 +1,28 @@
 """The part of the composition root that makes the provider: which engines run, guarded and combined."""
 
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from importlib import metadata
 from types import MappingProxyType
 
 from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.events import CacheFilled
 from ai_task_processor.domain.ports import EmbeddingProvider, Observer, RateLimiter
+from ai_task_processor.providers.cache import CacheStore
+from ai_task_processor.providers.cache_store import MemoryCacheStore, SqlCacheStore
+from ai_task_processor.providers.cached import Cached
+from ai_task_processor.providers.checks import Usual
 from ai_task_processor.providers.connection import http_client
 from ai_task_processor.providers.guarded import Guarded, counts
 from ai_task_processor.providers.hybrid import Hybrid
+from ai_task_processor.providers.space_store import MemorySpaceStore, SqlSpaceStore
+from ai_task_processor.providers.spaces import Spaced, Spaces, SpaceStore
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.resilience.retry import Backoff
 from ai_task_processor.settings import Settings
+from ai_task_processor.storage.engine import Storage
 
 Job = Callable[[], Coroutine[None, None, None]]
 
@@ -25,11 +34,13 @@ IN_PROCESS_TIMEOUT = 300.0
 class Engine:
     """A leaf provider; ``timeout`` in seconds for one request.
 
-    ``keep`` is to run beside it as long as it is used; ``look`` is to be awaited before a single use without that.
+    ``identity`` tells it from others of its name, whose vectors may be different ones. ``keep`` is to run beside it as
+    long as it is used; ``look`` is to be awaited before a single use without that.
     """
 
     provider: EmbeddingProvider
     timeout: float
+    identity: str = ""
     keep: Job | None = None
     look: Job | None = None
 
@@ -58,16 +69,56 @@ def make_engine(bench: Bench, name: str) -> Engine:
     return ENGINES[name](bench)
 
 
-def combined(bench: Bench, engines: Mapping[str, Engine], limiter: RateLimiter) -> EmbeddingProvider:
-    """Guard each engine, and join two of them as the hybrid mode does."""
-    guarded = [_guarded(bench, engine, limiter) for engine in engines.values()]
-    if len(guarded) == 1:
-        return guarded[0]
-    primary, fallback = guarded
-    return Hybrid(primary, fallback, fallback_model=bench.settings.fallback_model, observer=bench.observer)
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What providers know from earlier runs."""
+
+    cache: CacheStore
+    spaces: SpaceStore
 
 
-def _guarded(bench: Bench, engine: Engine, limiter: RateLimiter) -> Guarded:
+async def open_memory(settings: Settings, storage: Storage) -> Memory:
+    """The memory in the state database."""
+    return Memory(await SqlCacheStore.open(storage, limit=settings.embedding_cache_bytes), SqlSpaceStore(storage))
+
+
+def short_memory(settings: Settings) -> Memory:
+    """A memory that ends with the process."""
+    return Memory(MemoryCacheStore(settings.embedding_cache_bytes), MemorySpaceStore())
+
+
+async def combined(
+    bench: Bench, engines: Mapping[str, Engine], limiter: RateLimiter, memory: Memory
+) -> EmbeddingProvider:
+    """Guard each engine and keep its answers, join two of them as the hybrid mode does, watch what comes of it."""
+    identities = {engine.provider.name: engine.identity for engine in engines.values()}
+    spaces = await Spaces.open(memory.spaces, identities=identities, clock=bench.clock)
+    cached = [_cached(bench, engine, limiter, memory.cache, spaces) for engine in engines.values()]
+    filling = memory.cache.filling()
+    bench.observer(CacheFilled(entries=filling.entries, size=filling.size))
+    return Spaced(_joined(bench, cached, spaces), spaces, observer=bench.observer)
+
+
+def _joined(bench: Bench, providers: Sequence[EmbeddingProvider], spaces: Spaces) -> EmbeddingProvider:
+    if len(providers) == 1:
+        return providers[0]
+    primary, fallback = providers
+    return Hybrid(
+        primary,
+        fallback,
+        fallback_model=bench.settings.fallback_model,
+        observer=bench.observer,
+        usual=spaces.usual(primary.name),
+    )
+
+
+def _cached(bench: Bench, engine: Engine, limiter: RateLimiter, cache: CacheStore, spaces: Spaces) -> Cached:
+    usual = spaces.usual(engine.provider.name)
+    guarded = _guarded(bench, engine, limiter, usual)
+    return Cached(guarded, cache, observer=bench.observer, identity=engine.identity, usual=usual)
+
+
+def _guarded(bench: Bench, engine: Engine, limiter: RateLimiter, usual: Usual) -> Guarded:
     settings = bench.settings
     breaker = Breaker(
         engine.provider.name,
@@ -86,6 +137,7 @@ def _guarded(bench: Bench, engine: Engine, limiter: RateLimiter) -> Guarded:
         timeout=engine.timeout,
         clock=bench.clock,
         observer=bench.observer,
+        usual=usual,
     )
 
 
@@ -102,7 +154,8 @@ def _openai(bench: Bench) -> Engine:
         clock=bench.clock,
         truncate=settings.long_input == "truncate",
     )
-    return Engine(provider, timeout=settings.openai_timeout)
+    identity = _identity(settings, settings.openai_base_url)
+    return Engine(provider, timeout=settings.openai_timeout, identity=identity)
 
 
 def _ollama(bench: Bench) -> Engine:
@@ -122,13 +175,19 @@ def _ollama(bench: Bench) -> Engine:
         observer=bench.observer,
     )
     provider = Ollama(http, models, clock=bench.clock, truncate=settings.long_input == "truncate")
-    return Engine(provider, timeout=settings.ollama_timeout, keep=models.keep, look=models.look)
+    identity = _identity(settings, settings.ollama_base_url)
+    return Engine(provider, timeout=settings.ollama_timeout, identity=identity, keep=models.keep, look=models.look)
+
+
+def _identity(settings: Settings, base_url: str) -> str:
+    """A server of another address may have other models of these names; what is cut is answered, not refused."""
+    return f"{base_url.rstrip('/')} {settings.long_input}"
 
 
 def _local(_bench: Bench) -> Engine:
-    from ai_task_processor.providers.local import Local  # noqa: PLC0415  # imported when its mode is chosen
+    from ai_task_processor.providers.local import PACKAGE, Local  # noqa: PLC0415  # imported when its mode is chosen
 
-    return Engine(Local(), timeout=IN_PROCESS_TIMEOUT)
+    return Engine(Local(), timeout=IN_PROCESS_TIMEOUT, identity=metadata.version(PACKAGE))
 
 
 def _mock(bench: Bench) -> Engine:

@@ -146,6 +146,7 @@ class Settings(BaseSettings):
         description="where the journal lives; absolute: sqlite:////app/data/state.db",
     )
     state_url_file: Text = Field("", description="file that holds STATE_URL")
+    embedding_cache_mb: Count = Field(256, description="megabytes of vectors kept for texts that come again; 0 is off")
     state_retention_hours: Seconds = Field(24, description="hours for which reported tasks are remembered")
 
     # Limits
@@ -221,6 +222,11 @@ class Settings(BaseSettings):
     def retention_seconds(self) -> float:
         """How long reported tasks are remembered, in seconds."""
         return self.state_retention_hours * 3_600
+
+    @property
+    def embedding_cache_bytes(self) -> int:
+        """How much of the state is kept for the cache of embeddings."""
+        return self.embedding_cache_mb * 1_048_576
 
     @property
     def limits(self) -> Mapping[Window, int]:

@@ -260,6 +260,52 @@ class FellBack(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CacheAnswered(Event):
+    """One call's texts have their vectors: ``hits`` from the cache, ``shared`` from a request of another call.
+
+    ``misses`` are those that were asked for. Equal texts of one call are counted once.
+    """
+
+    provider: str
+    model: str
+    hits: int
+    shared: int
+    misses: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheFilled(Event):
+    """The cache took new vectors: it has ``entries`` of about ``size`` bytes now, ``evicted`` older ones had to go."""
+
+    entries: int
+    size: int
+    evicted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheDamaged(Event):
+    """Entries of the cache were not as they had been stored; they were dropped, and their texts are asked for anew."""
+
+    provider: str
+    model: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceChanged(Event):
+    """Vectors for the tasks' model ``name`` are of another space from now on: not comparable with those ``before``.
+
+    ``dimensions`` are those that the tasks ask for, None where they ask for none. ``before`` and ``after`` name
+    provider, model and length.
+    """
+
+    name: str
+    dimensions: int | None
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class BreakerChanged(Event):
     """A circuit breaker is now ``closed``, ``open`` or ``half_open``."""
 

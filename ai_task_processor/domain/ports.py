@@ -195,13 +195,15 @@ class Embeddings:
     """What a provider answered: ``vectors`` holds one float32 little-endian vector per text, in order.
 
     ``model`` and ``provider`` name who made them; ``tokens`` is what the provider counted for all of them together, 0
-    where it does not count.
+    where it does not count. ``known`` are the places of texts for which nothing was asked and nothing counted: their
+    vectors were known from before, or came with another call's request.
     """
 
     vectors: tuple[bytes, ...]
     model: str
     provider: str
     tokens: int = 0
+    known: frozenset[int] = frozenset()
 
 
 class EmbeddingProvider(Protocol):

@@ -133,6 +133,26 @@ CATALOGUE: tuple[Description, ...] = (
     Description(
         "fallback_inputs_total", "counter", "Texts embedded by the fallback model.", ("model", "fallback_model")
     ),
+    Description("cache_hits_total", "counter", "Texts whose vectors the cache had.", ("provider", "model")),
+    Description(
+        "cache_misses_total", "counter", "Texts that the cache did not have, asked for.", ("provider", "model")
+    ),
+    Description(
+        "cache_shared_total",
+        "counter",
+        "Texts whose vectors came with a request that was on its way for an equal text.",
+        ("provider", "model"),
+    ),
+    Description("cache_evicted_total", "counter", "Entries that had to make room in the cache for newer ones."),
+    Description("cache_damaged_total", "counter", "Entries of the cache that were damaged and dropped.", ("provider",)),
+    Description("cache_entries", "gauge", "Vectors in the cache."),
+    Description("cache_bytes", "gauge", "About what they take in the state file."),
+    Description(
+        "space_changes_total",
+        "counter",
+        "Times that vectors for a model became not comparable with earlier ones.",
+        ("model",),
+    ),
     Description("breaker_state", "gauge", "1 for the state that a circuit breaker is in, else 0.", ("name", "state")),
     Description("breaker_changes_total", "counter", "Changes of a circuit breaker to a state.", ("name", "state")),
     # --- Limits

@@ -14,6 +14,9 @@ from ai_task_processor.domain.events import (
     BatchSplit,
     BatchStarted,
     BreakerChanged,
+    CacheAnswered,
+    CacheDamaged,
+    CacheFilled,
     ClaimLost,
     DeliveryHalted,
     EntryUnusable,
@@ -29,6 +32,7 @@ from ai_task_processor.domain.events import (
     Reported,
     ReportPostponed,
     Retried,
+    SpaceChanged,
     TaskAccepted,
     TaskSettled,
     TaskStarted,
@@ -150,6 +154,10 @@ class Metrics:
             ProviderWasPaused: self._provider_paused,
             ProviderResumed: self._provider_resumed,
             FellBack: self._fell_back,
+            CacheAnswered: self._cache_answered,
+            CacheFilled: self._cache_filled,
+            CacheDamaged: self._cache_damaged,
+            SpaceChanged: self._space_changed,
             BreakerChanged: self._breaker_changed,
             LimitReached: self._limit_reached,
         }
@@ -257,6 +265,23 @@ class Metrics:
         models = self._models(event.model), self._models(event.fallback_model)
         self._count("fallbacks_total", *models)
         self._count("fallback_inputs_total", *models, by=event.inputs)
+
+    def _cache_answered(self, event: CacheAnswered) -> None:
+        labels = event.provider, self._models(event.model)
+        self._count("cache_hits_total", *labels, by=event.hits)
+        self._count("cache_shared_total", *labels, by=event.shared)
+        self._count("cache_misses_total", *labels, by=event.misses)
+
+    def _cache_filled(self, event: CacheFilled) -> None:
+        self._set("cache_entries", event.entries)
+        self._set("cache_bytes", event.size)
+        self._count("cache_evicted_total", by=event.evicted)
+
+    def _cache_damaged(self, event: CacheDamaged) -> None:
+        self._count("cache_damaged_total", event.provider, by=event.count)
+
+    def _space_changed(self, event: SpaceChanged) -> None:
+        self._count("space_changes_total", self._models(event.name))
 
     def _breaker_changed(self, event: BreakerChanged) -> None:
         self._count("breaker_changes_total", event.name, event.state)

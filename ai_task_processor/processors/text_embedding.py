@@ -71,17 +71,17 @@ class TextEmbedding:
         return Work(task=task, key=_key(request), payload=request, size=size)
 
     async def perform(self, batch: Batch) -> Mapping[str, Outcome]:
-        """Embed each different text once; equal texts share its vector, and all share the tokens by their size.
+        """Embed each text; those that the provider had to be asked for share the tokens by their size.
 
         Raises what the provider raises.
         """
         requests = [cast("_Request", work.payload) for work in batch.works]
-        places = {text: place for place, text in enumerate(dict.fromkeys(request.text for request in requests))}
-        answer = await self._provider.embed(tuple(places), model=requests[0].model, dimensions=requests[0].dimensions)
-        shares = _shares(answer.tokens, [work.size for work in batch.works])
+        texts = [request.text for request in requests]
+        answer = await self._provider.embed(texts, model=requests[0].model, dimensions=requests[0].dimensions)
+        sizes = [0 if place in answer.known else work.size for place, work in enumerate(batch.works)]
         return {
-            work.task.id: _succeeded(answer, places[request.text], tokens)
-            for work, request, tokens in zip(batch.works, requests, shares, strict=True)
+            work.task.id: _succeeded(answer, vector, tokens)
+            for work, vector, tokens in zip(batch.works, answer.vectors, _shares(answer.tokens, sizes), strict=True)
         }
 
     def _request(self, content: JsonValue) -> _Request:
@@ -152,14 +152,13 @@ def _key(request: _Request) -> str:
     return request.model if request.dimensions is None else f"{request.model} {request.dimensions}"
 
 
-def _succeeded(answer: Embeddings, place: int, tokens: int) -> Succeeded:
-    vector = Vector(answer.vectors[place])
-    return Succeeded(result=vector, model=answer.model, provider=answer.provider, tokens=tokens)
+def _succeeded(answer: Embeddings, vector: bytes, tokens: int) -> Succeeded:
+    return Succeeded(result=Vector(vector), model=answer.model, provider=answer.provider, tokens=tokens)
 
 
 def _shares(total: int, sizes: Sequence[int]) -> Iterator[int]:
     """Split ``total`` in proportion to ``sizes`` into whole numbers that add up to it."""
-    whole, reached, given = sum(sizes), 0, 0
+    whole, reached, given = sum(sizes) or 1, 0, 0
     for size in sizes:
         reached += size
         share = total * reached // whole - given

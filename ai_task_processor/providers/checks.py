@@ -1,6 +1,8 @@
 """Whether an answer can be believed: as many vectors as texts, finite, not all zero, of the right length."""
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 
@@ -9,17 +11,26 @@ from ai_task_processor.domain.outcome import FLOAT32_BYTES
 from ai_task_processor.domain.ports import Embeddings
 from ai_task_processor.providers.models import known
 
+Usual: TypeAlias = Callable[[str], int | None]
+"""Knows how many dimensions a model's vectors have where none are asked for; None where it does not."""
 
-def check_embeddings(answer: Embeddings, *, inputs: int, dimensions: int | None) -> None:
+
+def usual_length(model: str) -> int | None:
+    """The usual number of dimensions of a well-known model."""
+    facts = known(model)
+    return facts.dimensions if facts else None
+
+
+def check_embeddings(answer: Embeddings, *, inputs: int, dimensions: int | None, usual: Usual = usual_length) -> None:
     """Raise ProviderUnavailable with what is wrong, unless ``answer`` fits ``inputs`` texts and what was asked.
 
-    ``dimensions`` None means the usual length of the model that answered; of an unknown one only equal lengths are
-    asked.
+    ``dimensions`` None means the ``usual`` length of the model that answered; where that is not known, only equal
+    lengths are asked.
     """
     fault = (
         _wrong_count(answer, inputs)
         or _uneven(answer)
-        or _wrong_length(answer, dimensions or _usual_dimensions(answer.model))
+        or _wrong_length(answer, dimensions or usual(answer.model))
         or _wrong_numbers(answer)
     )
     if fault:
@@ -52,8 +63,3 @@ def _wrong_numbers(answer: Embeddings) -> str | None:
     if not numbers.any(axis=1).all():
         return "a vector is all zeros"
     return None
-
-
-def _usual_dimensions(model: str) -> int | None:
-    facts = known(model)
-    return facts.dimensions if facts else None

@@ -15,7 +15,7 @@ from ai_task_processor.domain.errors import (
 )
 from ai_task_processor.domain.events import ProviderCalled
 from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings, Observer, RateLimiter
-from ai_task_processor.providers.checks import check_embeddings
+from ai_task_processor.providers.checks import Usual, check_embeddings, usual_length
 from ai_task_processor.providers.pause import Pause
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.resilience.retry import Backoff, retry
@@ -59,6 +59,7 @@ class Guarded:
         timeout: float,
         clock: Clock,
         observer: Observer,
+        usual: Usual = usual_length,
     ) -> None:
         self._provider = provider
         self._breaker = breaker
@@ -68,6 +69,7 @@ class Guarded:
         self._timeout = timeout
         self._clock = clock
         self._observer = observer
+        self._usual = usual
         self.pause = Pause(provider.name, clock=clock, observer=observer)
         """The pause of a refused account, for whoever shows it."""
         self._successes = 0
@@ -157,7 +159,7 @@ class Guarded:
                 answer = await self._provider.embed(texts, model=model, dimensions=dimensions)
         except TimeoutError as error:
             raise ProviderUnavailable(f"{self.name} took longer than {self._timeout:g} seconds") from error
-        check_embeddings(answer, inputs=len(texts), dimensions=dimensions)
+        check_embeddings(answer, inputs=len(texts), dimensions=dimensions, usual=self._usual)
         return answer
 
 

@@ -5,9 +5,9 @@ from typing import TypeAlias
 
 from ai_task_processor.domain.errors import BreakerOpen, NotNow, ProviderPaused, ProviderRejected, ProviderUnavailable
 from ai_task_processor.domain.events import FellBack
-from ai_task_processor.domain.outcome import FLOAT32_BYTES
 from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings, Observer
-from ai_task_processor.providers.models import canonical, gives, known
+from ai_task_processor.providers.checks import Usual, usual_length
+from ai_task_processor.providers.models import gives, known
 
 AWAY = (ProviderUnavailable, BreakerOpen, ProviderPaused)
 """What makes the second provider step in; a limit is no reason, for it is the user's own."""
@@ -31,12 +31,13 @@ class Hybrid:
         *,
         fallback_model: str | None,
         observer: Observer,
+        usual: Usual = usual_length,
     ) -> None:
         self._primary = primary
         self._fallback = fallback
         self._fallback_model = fallback_model
         self._observer = observer
-        self._seen_dimensions: dict[str, int] = {}
+        self._usual = usual
 
     @property
     def name(self) -> str:
@@ -52,15 +53,12 @@ class Hybrid:
         if not self._primary.serves(model):
             return await self._fallback.embed(texts, model=model, dimensions=dimensions)
         try:
-            answer = await self._primary.embed(texts, model=model, dimensions=dimensions)
+            return await self._primary.embed(texts, model=model, dimensions=dimensions)
         except AWAY as away:
             return await self._fall_back(texts, model, dimensions, away)
-        if dimensions is None:
-            self._seen_dimensions[canonical(model)] = len(answer.vectors[0]) // FLOAT32_BYTES
-        return answer
 
     async def _fall_back(self, texts: Sequence[str], model: str, dimensions: int | None, away: Away) -> Embeddings:
-        wanted = dimensions or self._usual_dimensions(model)
+        wanted = dimensions or self._usual(model)
         if self._fallback_model is None or wanted is None or not gives(self._fallback_model, wanted):
             raise away
         try:
@@ -75,10 +73,6 @@ class Hybrid:
             raise _earlier(away, error) from away
         self._observer(FellBack(model=model, fallback_model=self._fallback_model, inputs=len(texts), reason=str(away)))
         return answer
-
-    def _usual_dimensions(self, model: str) -> int | None:
-        facts = known(model)
-        return facts.dimensions if facts else self._seen_dimensions.get(canonical(model))
 
 
 def _asked_for(model: str, wanted: int) -> int | None:

@@ -10,7 +10,22 @@ from ai_task_processor.storage.schema import metadata
 
 Step = Callable[[Connection], None]
 
-STEPS: Mapping[int, Step] = MappingProxyType({})
+
+def _add_cache_and_spaces(connection: Connection) -> None:
+    connection.exec_driver_sql("""
+        CREATE TABLE embedding_cache (
+            key BLOB NOT NULL, used BIGINT NOT NULL, size INTEGER NOT NULL, entry BLOB NOT NULL, PRIMARY KEY (key))
+    """)
+    connection.exec_driver_sql("CREATE INDEX embedding_cache_by_use ON embedding_cache (used, size)")
+    connection.exec_driver_sql("""
+        CREATE TABLE spaces (
+            name TEXT NOT NULL, asked INTEGER NOT NULL, provider TEXT NOT NULL, engine TEXT NOT NULL,
+            model TEXT NOT NULL, dimensions INTEGER NOT NULL, first_seen DOUBLE NOT NULL, last_seen DOUBLE NOT NULL,
+            count BIGINT NOT NULL, PRIMARY KEY (name, asked, provider, engine, model, dimensions))
+    """)
+
+
+STEPS: Mapping[int, Step] = MappingProxyType({2: _add_cache_and_spaces})
 """For each schema number above 1, what makes it out of the one before.
 
 A new database is created whole from ``schema.py`` and takes no step, so a step must come to what is declared there

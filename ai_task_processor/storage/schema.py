@@ -63,6 +63,30 @@ limit_buckets = Table(
     Column("used", BigInteger, nullable=False),
 )
 
+embedding_cache = Table(
+    "embedding_cache",
+    metadata,
+    Column("key", LargeBinary, primary_key=True),
+    Column("used", BigInteger, nullable=False),  # when, in bytes put into the cache so far
+    Column("size", Integer, nullable=False),  # about what the row takes in the file
+    Column("entry", LargeBinary, nullable=False),  # checksum, model, vector
+)
+Index("embedding_cache_by_use", embedding_cache.c.used, embedding_cache.c.size)
+
+spaces = Table(
+    "spaces",
+    metadata,
+    Column("name", Text, primary_key=True),  # the model's, in tasks
+    Column("asked", Integer, primary_key=True),  # dimensions that the tasks ask for; 0 where they ask for none
+    Column("provider", Text, primary_key=True),
+    Column("engine", Text, primary_key=True),  # what tells it from others of its name: a digest
+    Column("model", Text, primary_key=True),  # that answered
+    Column("dimensions", Integer, primary_key=True),
+    Column("first_seen", Double, nullable=False),
+    Column("last_seen", Double, nullable=False),  # to the hour
+    Column("count", BigInteger, nullable=False),  # of vectors, until last_seen
+)
+
 meta = Table(
     "meta",
     metadata,

@@ -146,29 +146,24 @@ async def test_each_task_gets_its_own_vector() -> None:
         assert (outcome.model, outcome.provider) == ("nomic-embed-text", "openai")
 
 
-async def test_equal_texts_are_one_input() -> None:
-    provider = ScriptedProvider()
-    works = [planned(text, name) for name, text in (("1", "same"), ("2", "other"), ("3", "same"))]
-    outcomes = await processor(provider).perform(batch(*works))
-    assert provider.calls == [(("same", "other"), "nomic-embed-text", None)]
-    vectors = {name: outcome.result for name, outcome in outcomes.items() if isinstance(outcome, Succeeded)}
-    assert vectors["1"] == vectors["3"] == Vector(mock_vector("same", "nomic-embed-text"))
-    assert vectors["2"] == Vector(mock_vector("other", "nomic-embed-text"))
-
-
 @given(
     texts=st.lists(st.text("ab ", min_size=1, max_size=40).filter(str.strip), min_size=1, max_size=9),
     total=st.integers(0, 99),
+    known=st.frozensets(st.integers(0, 8)),
 )
-def test_shares_of_the_tokens_add_up(texts: list[str], total: int) -> None:
+def test_shares_of_the_tokens_add_up_and_what_was_known_has_none(
+    texts: list[str], total: int, known: frozenset[int]
+) -> None:
+    asked = set(range(len(texts))) - known
     provider = ScriptedProvider()
-    provider.change = lambda answer: dataclasses.replace(answer, tokens=total)
+    provider.change = lambda answer: dataclasses.replace(answer, tokens=total if asked else 0, known=known)
     works = [planned(text, str(number)) for number, text in enumerate(texts)]
     outcomes = asyncio.run(processor(provider).perform(batch(*works)))
     shares = [outcome.tokens for outcome in outcomes.values() if isinstance(outcome, Succeeded)]
     assert len(shares) == len(texts)
-    assert sum(shares) == total
+    assert sum(shares) == (total if asked else 0)
     assert min(shares) >= 0
+    assert all(shares[place] == 0 for place in range(len(texts)) if place in known)
 
 
 async def test_what_the_provider_raises_is_raised() -> None:

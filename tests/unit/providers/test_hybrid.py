@@ -12,6 +12,7 @@ from ai_task_processor.domain.errors import (
 )
 from ai_task_processor.domain.events import FellBack
 from ai_task_processor.domain.ports import Embeddings
+from ai_task_processor.providers.checks import usual_length
 from ai_task_processor.providers.hybrid import Hybrid
 from ai_task_processor.providers.mock import mock_vector
 from ai_task_processor.providers.models import canonical
@@ -29,7 +30,13 @@ class House:
         self.told = Recorder()
         self.ollama = ScriptedProvider(*primary, name="ollama", serves=lambda model: canonical(model) in OWN)
         self.openai = ScriptedProvider(*fallback, name="openai")
-        self.hybrid = Hybrid(self.ollama, self.openai, fallback_model=fallback_model, observer=self.told)
+        self.lengths: dict[str, int] = {}
+        self.hybrid = Hybrid(
+            self.ollama, self.openai, fallback_model=fallback_model, observer=self.told, usual=self._usual
+        )
+
+    def _usual(self, model: str) -> int | None:
+        return self.lengths.get(model) or usual_length(model)
 
     async def ask(self, *texts: str, model: str = NOMIC, dimensions: int | None = None) -> Embeddings:
         return await self.hybrid.embed(texts or ("a", "b"), model=model, dimensions=dimensions)
@@ -104,13 +111,13 @@ async def test_a_fallback_model_that_cannot_give_the_length_is_not_asked() -> No
     assert house.openai.calls == []
 
 
-async def test_an_unknown_model_s_length_is_learned_before_the_second_may_help() -> None:
-    house = House(DOWN, None, DOWN)
+async def test_an_unknown_model_s_length_must_be_learned_before_the_second_may_help() -> None:
+    house = House(DOWN, DOWN)
     assert await house.error(model="our-own") is DOWN
-    first = await house.ask(model="our-own:latest")
+    house.lengths["our-own"] = 384
     second = await house.ask(model="our-own")
     assert second.provider == "openai"
-    assert len(second.vectors[0]) == len(first.vectors[0])
+    assert len(second.vectors[0]) == 4 * 384
 
 
 async def test_a_model_that_the_first_does_not_serve_is_the_second_s_own() -> None:
