@@ -1,8 +1,8 @@
 """What of the limiter outlives the process, and the port through which it is kept."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ai_task_processor.limits.timeline import Reading
 
@@ -18,10 +18,14 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """All that is kept: when it was last written, None before the first time, and the buckets."""
+    """All that is kept: when it was last written, None before the first time, and the buckets.
+
+    A ledger that several replicas write has a line of time of its own: ``line`` is where that was when it was read.
+    """
 
     reading: Reading | None = None
     buckets: tuple[Bucket, ...] = ()
+    line: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,10 @@ class Entry:
     reading: Reading
     buckets: tuple[Bucket, ...]
     forget: Mapping[str, float] = field(default_factory=dict)
+
+
+Decide: TypeAlias = Callable[[Ledger | None], Entry | None]
+"""Answers the change to be made, or None for none; given None it is to decide by what the limiter remembers."""
 
 
 class LimitStore(Protocol):
@@ -44,8 +52,13 @@ class LimitStore(Protocol):
         """All that is kept."""
         ...
 
-    async def save(self, entry: Entry) -> None:
-        """Write one change."""
+    async def change(self, decide: Decide) -> None:
+        """Write what ``decide`` answers; nobody else changes the ledger between the question and the writing.
+
+        Where only one process writes, it is given None and asked once. Where several do, it is given the ledger as it
+        is, and is asked again where the transaction had to begin anew. What it raises arrives as it is, and nothing
+        has been written.
+        """
         ...
 
     async def replace(self, ledger: Ledger) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
 
@@ -11,29 +13,36 @@ from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import JournalError, RateLimited
 from ai_task_processor.domain.events import LimitReached
 from ai_task_processor.domain.ports import Observer, WindowUsage
-from ai_task_processor.limits.ledger import Bucket, Entry, Ledger, LimitStore
+from ai_task_processor.limits.ledger import Bucket, Decide, Entry, Ledger, LimitStore
 from ai_task_processor.limits.tally import Tally
 from ai_task_processor.limits.timeline import Timeline, shift_between
 from ai_task_processor.limits.windows import LENGTHS, Strategy, WindowName, window_of
+
+_Place: TypeAlias = tuple[WindowName, float]
 
 
 @dataclass(slots=True)
 class _Booking:
     """What one take left: per window the bucket it went into, and how much of it can still be given back."""
 
-    ends: dict[WindowName, float]
-    left: int
+    count: int
+    ends: dict[WindowName, float] = field(default_factory=dict)
+    left: int = 0
 
-    def places(self) -> Iterable[tuple[WindowName, float]]:
-        return self.ends.items()
+    def places(self) -> tuple[_Place, ...]:
+        return tuple(self.ends.items())
 
 
 class Limiter:
-    """A :class:`~ai_task_processor.domain.ports.RateLimiter` whose memory decides and whose store remembers.
+    """A :class:`~ai_task_processor.domain.ports.RateLimiter` whose decisions are kept in a store.
+
+    Where this process is the only one that writes, its memory decides and the store remembers. Where replicas share
+    the store, the ledger in it decides, read and written in one transaction, and the memory is a reading of it that
+    :meth:`take`, :meth:`refund` and :meth:`refresh` renew.
 
     A booking is in the store before :meth:`take` returns; takes run one after the other. Whatever goes wrong on the
     way, what is counted is never less than what was admitted. A take that is cancelled in the middle stays booked; the
-    task that was cancelled may still refund it.
+    task that was cancelled may still refund it, where it is certain that it was booked.
 
     A booking can be given back by the asyncio task that took it: only then is it certain which buckets it is in, and
     giving back from any other would let a window forget an admission too early.
@@ -50,6 +59,7 @@ class Limiter:
         self._lock = asyncio.Lock()
         self._bookings: WeakKeyDictionary[asyncio.Task[object], _Booking] = WeakKeyDictionary()
         self._told: dict[WindowName, float] = {}
+        self._pace = 0.0
 
     @classmethod
     async def open(
@@ -76,6 +86,7 @@ class Limiter:
             for name, limit in limited.items()
         }
         limiter = cls(tallies, line, store, observer)
+        await limiter.refresh()
         if ledger.reading is not None and ledger.reading.strategy != strategy:
             await limiter._rewrite()
         return limiter
@@ -85,14 +96,12 @@ class Limiter:
         if count <= 0 or not self._tallies:
             return
         async with self._lock:
-            self._advance()
-            self._admit(count)
-            booking = _Booking({}, count)
-            self._bookings[_current_task()] = booking
+            booking = self._bookings[_current_task()] = _Booking(count)
             try:
                 await self._book(booking)
             except JournalError:
-                self._give_back(booking, booking.left)
+                self._give_back(booking.places(), booking.left)
+                booking.left = 0
                 raise
             self._tell_of_closings()
 
@@ -105,9 +114,15 @@ class Limiter:
             booking = self._bookings.get(_current_task())
             if booking is None or min(count, booking.left) <= 0:
                 return
-            self._advance()
-            self._give_back(booking, min(count, booking.left))
-            await self._save(booking.places())
+            back = min(count, booking.left)
+            booking.left -= back
+            await self._change(lambda ledger: self._without(booking, back, ledger))
+
+    async def refresh(self) -> None:
+        """Look at what others have booked meanwhile, where replicas share the store. Raises JournalError."""
+        if self._tallies:
+            async with self._lock:
+                await self._change(self._seen)
 
     def headroom(self) -> int | None:
         """See :class:`~ai_task_processor.domain.ports.RateLimiter`."""
@@ -160,32 +175,60 @@ class Limiter:
         Where a slow store lets that moment fall behind a bucket, the booking moves on: what was admitted later than
         its bucket says would be forgotten too early.
         """
-        ahead = 0.0
+        ahead = self._pace
         while True:
-            began = self._advance()
-            left = set(booking.places())
-            self._place(booking, began + ahead)
-            await self._save(left | set(booking.places()))
-            ended = self._advance()
+            began, kept = self._line.now(), booking.places()
+            await self._change(partial(self._placed, booking, kept, ahead))
+            booking.left = booking.count
+            ended = self._line.at_most()
+            self._pace = max(0.0, ended - began)
             if all(end > ended for end in booking.ends.values()):
                 return
-            ahead = 2 * (ended - began)
+            ahead = 2 * self._pace
 
-    def _place(self, booking: _Booking, time: float) -> None:
-        count = booking.left
-        self._give_back(booking, count)
-        booking.ends = {name: tally.add(time, count) for name, tally in self._tallies.items()}
-        booking.left = count
+    async def _change(self, decide: Decide) -> None:
+        self._line.ask()
+        await self._store.change(decide)
 
-    def _give_back(self, booking: _Booking, count: int) -> None:
-        booking.left -= count
-        for name, end in booking.ends.items():
+    def _placed(self, booking: _Booking, kept: Sequence[_Place], ahead: float, ledger: Ledger | None) -> Entry:
+        """Admit a booking, which is in the buckets ``kept`` so far, and put it into those of now."""
+        self._learn(ledger)
+        self._advance()
+        self._give_back(kept, booking.count)
+        self._admit(booking.count)
+        time = self._line.now() + ahead
+        booking.ends = {name: tally.add(time, booking.count) for name, tally in self._tallies.items()}
+        if ledger is None:
+            booking.left = booking.count  # what memory says is booked, whatever becomes of the caller
+        return self._entry({*kept, *booking.places()})
+
+    def _without(self, booking: _Booking, count: int, ledger: Ledger | None) -> Entry:
+        self._learn(ledger)
+        self._advance()
+        self._give_back(booking.places(), count)
+        return self._entry(booking.places())
+
+    def _seen(self, ledger: Ledger | None) -> None:
+        self._learn(ledger)
+        self._advance()
+
+    def _learn(self, ledger: Ledger | None) -> None:
+        """Believe the ledger of a shared store, and forget what was believed before."""
+        if ledger is None:
+            return
+        if ledger.line is not None:
+            self._line.follow(ledger.line)
+        for name, tally in self._tallies.items():
+            tally.recall(_of(name, ledger, 0.0))
+
+    def _give_back(self, places: Iterable[_Place], count: int) -> None:
+        for name, end in places:
             self._tallies[name].remove(end, count)
 
-    async def _save(self, places: Iterable[tuple[WindowName, float]]) -> None:
+    def _entry(self, places: Iterable[_Place]) -> Entry:
         held = ((name, end, self._tallies[name].held(end)) for name, end in places)
         buckets = tuple(Bucket(name, end, count) for name, end, count in held if count is not None)
-        await self._store.save(Entry(self._line.reading(), buckets, self._forgotten()))
+        return Entry(self._line.reading(), buckets, self._forgotten())
 
     def _forgotten(self) -> dict[str, float]:
         forgotten: dict[str, float] = {}

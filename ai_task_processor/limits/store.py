@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from sqlalchemy import Connection, TextClause, delete, insert, select, text
 
-from ai_task_processor.limits.ledger import Bucket, Entry, Ledger
+from ai_task_processor.limits.ledger import Bucket, Decide, Entry, Ledger
 from ai_task_processor.limits.timeline import Reading
 from ai_task_processor.limits.windows import Strategy
 from ai_task_processor.storage.engine import Storage
@@ -28,8 +28,11 @@ class MemoryLimitStore:
         buckets = (Bucket(window, end, count) for (window, end), count in self._counts.items())
         return Ledger(self._reading, tuple(buckets))
 
-    async def save(self, entry: Entry) -> None:
+    async def change(self, decide: Decide) -> None:
         """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
+        entry = decide(None)
+        if entry is None:
+            return
         self._reading = entry.reading
         for window, horizon in entry.forget.items():
             for key in [key for key in self._counts if key[0] == window and key[1] <= horizon]:
@@ -62,9 +65,11 @@ class SqlLimitStore:
         """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
         return await self._storage.read(_load)
 
-    async def save(self, entry: Entry) -> None:
+    async def change(self, decide: Decide) -> None:
         """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
-        await self._storage.write(lambda connection: _save(connection, entry))
+        entry = decide(None)
+        if entry is not None:
+            await self._storage.write(lambda connection: _save(connection, entry))
 
     async def replace(self, ledger: Ledger) -> None:
         """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""

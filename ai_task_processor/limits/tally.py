@@ -18,6 +18,13 @@ class Tally:
         self.forgotten: float | None = None
         self._window = window
         self._buckets: dict[float, int] = {}  # by end, in the order of the ends
+        self.recall(buckets)
+
+    def recall(self, buckets: Iterable[tuple[float, int]]) -> None:
+        """Hold these buckets and nothing else."""
+        self.used = 0
+        self.forgotten = None
+        self._buckets.clear()
         for end, count in sorted(buckets):
             self._put(end, count)
 

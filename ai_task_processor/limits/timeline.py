@@ -30,6 +30,9 @@ class Timeline:
 
     How much time passed between two runs is asked of the monotonic clock if the machine has not been started anew
     meanwhile (``boot`` is the same), else of the wall clock, of which a step back counts as no time.
+
+    A line that several replicas share is the database's: this one then goes on from where that was last heard to be,
+    and is behind it by the time that hearing took, never ahead of it.
     """
 
     def __init__(self, clock: Clock, strategy: Strategy, *, last: Reading | None = None, boot: str = "") -> None:
@@ -39,13 +42,30 @@ class Timeline:
         self._anchored_at = clock.monotonic()
         self._anchor = self._beginning(last)
         self._latest = -math.inf
+        self._shared = False
+        self._asked_at = self._anchored_at
+        self._doubt = 0.0
 
     def now(self) -> float:
         """Where the line is."""
         steady = self._anchor + self._clock.monotonic() - self._anchored_at
-        time = steady if self._strategy == "rolling" else max(steady, self._clock.now())
+        time = steady if self._shared or self._strategy == "rolling" else max(steady, self._clock.now())
         self._latest = max(self._latest, time)
         return self._latest
+
+    def at_most(self) -> float:
+        """Where the line may be already."""
+        return self.now() + self._doubt
+
+    def ask(self) -> None:
+        """Where a shared line is will be heard, and nobody has looked at it yet."""
+        self._asked_at = self._clock.monotonic()
+
+    def follow(self, line: float) -> None:
+        """A shared line was here at some moment since :meth:`ask`."""
+        self._shared = True
+        self._anchor, self._anchored_at, self._latest = line, self._clock.monotonic(), line
+        self._doubt = self._anchored_at - self._asked_at
 
     def wall(self, time: float) -> float:
         """When the line will be at ``time``, in Unix seconds of the clock; never a little too early."""
