@@ -44,10 +44,14 @@ class TaskApiError(TaskProcessorError):
 
 
 class TaskApiUnavailable(TaskApiError):
-    """The Task API cannot answer now. ``retry_after`` is its own wish in seconds, if it gave one."""
+    """The Task API cannot answer now. ``retry_after`` is its own wish in seconds, if it gave one.
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    ``keyless`` is True where nothing was taken because no token can be had, so that the same holds for every request.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None, keyless: bool = False) -> None:
         self.retry_after = retry_after
+        self.keyless = keyless
         super().__init__(message)
 
 

@@ -70,12 +70,14 @@ class Delivery:
         except TaskApiRejected as error:
             await self._park(entry, str(error))
         except TaskApiUnavailable as error:
-            await self._postpone(entry, error)
+            if error.keyless:
+                self._hold(entry, self._clock.now() + max(error.retry_after or 0.0, FIRST_BACKOFF), str(error))
+            else:
+                await self._postpone(entry, error)
         except AuthenticationFailed as error:
             await self._keep_out(entry, str(error))
         except NotNow as error:
-            self._taken.appendleft(entry)
-            self._rest_until(error.until, str(error))
+            self._hold(entry, error.until, str(error))
         else:
             self._kept_out = 0
             await self._acknowledge(entry, receipt)
@@ -101,6 +103,11 @@ class Delivery:
     async def _park(self, entry: Entry, reason: str) -> None:
         await self._journal.park(entry.task_id, reason)
         self._observer(Parked(task_id=entry.task_id, correlation_id=entry.correlation_id, reason=reason))
+
+    def _hold(self, entry: Entry, until: float, reason: str) -> None:
+        """Keep this outcome in hand, for what is in the way is in the way of all of them."""
+        self._taken.appendleft(entry)
+        self._rest_until(until, reason)
 
     async def _postpone(self, entry: Entry, error: TaskApiUnavailable) -> None:
         """Try this outcome again later; a wish of the API to wait holds for the others too."""

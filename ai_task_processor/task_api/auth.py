@@ -174,7 +174,7 @@ class TokenAuth(httpx2.Auth):
         except TaskApiUnavailable as error:
             wait = max(self._down.next(), min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
             self._remember(str(error), refused=False, wait=wait)
-            raise
+            raise TaskApiUnavailable(str(error), retry_after=wait, keyless=True) from error
         except AuthenticationFailed as error:
             self._remember(str(error), refused=True, wait=self._refused.next())
             raise
@@ -227,7 +227,7 @@ class _Failure:
         """The same error once more, for one more caller."""
         if self.refused:
             return AuthenticationFailed(self.reason)
-        return TaskApiUnavailable(self.reason, retry_after=self.until - now)
+        return TaskApiUnavailable(self.reason, retry_after=self.until - now, keyless=True)
 
 
 class _Backoff:

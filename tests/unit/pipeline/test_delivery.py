@@ -122,6 +122,17 @@ async def test_while_a_breaker_is_open_delivery_rests_with_the_outcome_in_hand()
     assert len(house.seen.of(DeliveryHalted)) == 1
 
 
+async def test_without_a_token_delivery_rests_and_no_outcome_waits_longer_for_it() -> None:
+    house = House()
+    await house.settled("a", "b")
+    house.reporter.answers["a"] = [TaskApiUnavailable("no token", retry_after=60, keyless=True)] * 60
+    began = house.clock.now()
+    await house.drain()
+    assert house.clock.now() - began == pytest.approx(3_600)
+    assert house.seen.of(ReportPostponed) == []
+    assert len(house.seen.of(Reported)) == 2
+
+
 async def test_while_nobody_is_let_in_delivery_tries_slowly() -> None:
     house = House()
     ids = [f"t{number}" for number in range(5)]
