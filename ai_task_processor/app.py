@@ -141,7 +141,7 @@ class App:
         """Run every stage until :meth:`stop`, then finish and deliver what is held."""
         async with asyncio.TaskGroup() as group:
             background = [group.create_task(job()) for job in self._background]
-            self._observer(Running())
+            self._observer(Running(routes=self.ops_url))
             await self._pipeline.run()
             for task in background:
                 task.cancel()

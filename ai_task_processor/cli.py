@@ -1,9 +1,10 @@
 """The command line."""
 
+import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import IntEnum, StrEnum
 from pathlib import Path
 from types import FrameType
@@ -57,16 +58,23 @@ class Mode(StrEnum):
     HYBRID = "hybrid"
 
 
-def main() -> None:
-    """Run the command line; errors that a person can mend are told in words, with an exit code of their own."""
+def main(command: Callable[[], None] | None = None) -> None:
+    """Run the command line, or ``command`` in its place.
+
+    Errors that a person can mend are told in words, with an exit code of their own; any other is a defect of ours and
+    goes to the log with its traceback.
+    """
     try:
-        app()
+        (command or app)()
     except ConfigurationError as error:
         _end("The configuration cannot be used:", error.faults, code=ExitCode.CONFIGURATION)
     except JournalError as error:
         _end("The state cannot be used:", [str(error)], code=ExitCode.STATE)
     except TaskProcessorError as error:
         _end("It cannot be done:", [str(error)], code=ExitCode.FAILED)
+    except Exception as error:  # the last one who can tell of it
+        logging.getLogger(__name__).critical("Crashed: a defect, please report it", exc_info=error)
+        sys.exit(ExitCode.DEFECT)
 
 
 @app.callback(invoke_without_command=True)
@@ -98,7 +106,8 @@ def run(env_file: EnvFile = DEFAULT_ENV_FILE) -> None:
     **Exit codes.** 0 stopped as asked; 70 a defect; 74 the state file cannot be used; 78 the configuration cannot be
     used (every fault is listed).
     """
-    signal.signal(signal.SIGTERM, _stop_before_start)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop_before_start)
     from ai_task_processor.daemon import run_daemon  # noqa: PLC0415  # each command imports what it needs
     from ai_task_processor.settings import load_settings  # noqa: PLC0415
 

@@ -18,7 +18,9 @@ class Started(Event):
 
 @dataclass(frozen=True, slots=True)
 class Running(Event):
-    """Every stage runs."""
+    """Every stage runs; ``routes`` is where supervisors ask, empty where they cannot."""
+
+    routes: str = ""
 
 
 @dataclass(frozen=True, slots=True)

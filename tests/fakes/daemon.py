@@ -19,14 +19,13 @@ import aiohttp
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from ai_task_processor.app import App, State, World, open_app
+from ai_task_processor.app import App, State, World, open_app, state_in
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import Event, Reported
 from ai_task_processor.domain.ports import Backlog, Journal
 from ai_task_processor.engines import MakeEngine, make_engine
 from ai_task_processor.journal.operator import OperatorJournal
 from ai_task_processor.journal.sql import SqlJournal
-from ai_task_processor.limits.store import SqlLimitStore
 from ai_task_processor.providers.mock import mock_vector
 from ai_task_processor.settings import Settings, load_settings
 from ai_task_processor.storage.engine import Storage, open_storage
@@ -185,7 +184,7 @@ async def running(
     async def open_state(settings: Settings, clock: Clock) -> AsyncIterator[State]:
         async with open_storage(settings.state_location, executor=Inline()) as storage:
             opened.append(storage)
-            yield State(journal=SqlJournal(storage, clock), limits=SqlLimitStore(storage))
+            yield await state_in(storage, settings, clock)
 
     world = World(clock=clock, randomness=random.Random(1), engine=engine, state=open_state)
     watch = Watch()
