@@ -54,6 +54,19 @@ class Reopened(Event):
     parked: int
 
 
+@dataclass(frozen=True, slots=True)
+class StateLost(Event):
+    """The state database cannot be used now; it is tried again after ``rest`` seconds, and nothing is lost."""
+
+    reason: str
+    rest: float
+
+
+@dataclass(frozen=True, slots=True)
+class StateRegained(Event):
+    """The state database can be used again."""
+
+
 # --- Task API ---------------------------------------------------------------------------------------------------------
 
 
@@ -87,6 +100,11 @@ class PollPlanned(Event):
     """Intake rests: the next poll is to be expected by ``by`` (Unix seconds)."""
 
     by: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurnElsewhere(Event):
+    """Another replica polls; this one does not, but performs and delivers."""
 
 
 @dataclass(frozen=True, slots=True)

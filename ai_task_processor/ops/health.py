@@ -25,12 +25,15 @@ from ai_task_processor.domain.events import (
     ReportPostponed,
     Running,
     Started,
+    StateLost,
+    StateRegained,
     Stopping,
     TaskAccepted,
     TaskSettled,
     TaskStarted,
     TokenFailed,
     TokenObtained,
+    TurnElsewhere,
 )
 from ai_task_processor.domain.ports import WindowUsage
 
@@ -80,13 +83,13 @@ class Health:
     def __init__(self, settings: HealthSettings, *, clock: Clock, storage: Callable[[], str | None]) -> None:
         self._settings = settings
         self._clock = clock
-        self._storage = storage
         self._pulse = _Pulse(clock, settings)
         self._token = _Token(clock)
         self._task_api = _TaskApi(clock)
         self._models = _Models(settings.preparing)
         self._provider = _Provider(settings.providers)
         self._running = _Running()
+        self._state = _State(storage)
 
     def __call__(self, event: Event) -> None:
         """Take note of ``event``."""
@@ -98,6 +101,7 @@ class Health:
         self._models(event)
         self._provider(event)
         self._running(event)
+        self._state(event)
 
     @property
     def alive(self) -> bool:
@@ -112,7 +116,7 @@ class Health:
             "task_api": self._task_api.check(),
             "models": self._models.check(),
             "provider": self._provider.check(),
-            "state": _state(self._storage()),
+            "state": self._state.check(),
         }
 
     def health_body(self, usage: Mapping[str, WindowUsage]) -> tuple[int, dict[str, object]]:
@@ -137,10 +141,6 @@ class Health:
             "status": "ready" if ready else "not_ready",
             "checks": {name: {"ok": check.ok, "detail": check.detail} for name, check in checks.items()},
         }
-
-
-def _state(trouble: str | None) -> Check:
-    return Check(ok=False, detail=trouble) if trouble else Check(ok=True, detail="writable")
 
 
 def _window(used: WindowUsage) -> dict[str, object]:
@@ -178,6 +178,8 @@ class _Pulse:
             case PollPlanned(by=by) if not self._stopping:
                 self._polling = True
                 self._expect(within=max(0.0, by - self._clock.now()) + self._margin)
+            case StateLost(rest=rest) if not self._stopping:
+                self._expect(within=rest + max(self._grace, self._margin))  # no poll can be planned without it
             case ModelsMissing(rest=rest) if not self._polling:
                 self._expect(within=rest + self._grace)
             case Started() | Running() | EnsuringModels() | ModelDownloading() if not self._polling:
@@ -208,6 +210,27 @@ class _Running:
         return self._check
 
 
+class _State:
+    """A file that cannot be written ends the process; a database that is away is waited for."""
+
+    def __init__(self, storage: Callable[[], str | None]) -> None:
+        self._storage = storage
+        self._lost = ""
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case StateLost(reason=reason):
+                self._lost = reason
+            case StateRegained():
+                self._lost = ""
+
+    def check(self) -> Check:
+        if self._lost:
+            return Check(ok=False, detail=f"{self._lost}; {BY_ITSELF}")
+        trouble = self._storage()
+        return Check(ok=False, detail=trouble) if trouble else Check(ok=True, detail="writable")
+
+
 class _Token:
     """A token that is still good stays good while a newer one cannot be had; refused credentials end that."""
 
@@ -216,6 +239,7 @@ class _Token:
         self._good_until = 0.0
         self._failure: TokenFailed | None = None
         self._ever = False
+        self._elsewhere = False
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -224,10 +248,14 @@ class _Token:
                 self._failure, self._ever = None, True
             case TokenFailed():
                 self._failure = event
+            case TurnElsewhere():
+                self._elsewhere = True
 
     def check(self) -> Check:
         failure = self._failure
         if failure is None:
+            if self._elsewhere and not self._ever:
+                return Check(ok=True, detail="not needed yet: another replica polls")
             return Check(ok=True, detail="held") if self._ever else Check(ok=False, detail="not asked for yet")
         if failure.refused:
             mend = "check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and OAUTH2_SCOPE"
@@ -244,6 +272,7 @@ class _TaskApi:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._polled = False
+        self._elsewhere = False
         self._fetching = ""
         self._delivering = ""
         self._halted_until = 0.0
@@ -252,6 +281,10 @@ class _TaskApi:
         match event:
             case Polled():
                 self._polled = True
+                self._elsewhere = False
+                self._fetching = ""
+            case TurnElsewhere():
+                self._elsewhere = True
                 self._fetching = ""
             case PollFailed(reason=reason):
                 self._fetching = reason
@@ -269,6 +302,8 @@ class _TaskApi:
         if trouble:
             mend = "if it lasts, check API_BASE_URL and that server's own log"
             return Check(ok=False, detail=f"{trouble}; {BY_ITSELF}; {mend}")
+        if self._elsewhere:
+            return Check(ok=True, detail="polled by another replica")
         return Check(ok=True, detail="answers") if self._polled else Check(ok=False, detail="not polled yet")
 
 

@@ -44,6 +44,8 @@ from ai_task_processor.domain.events import (
     Running,
     SpaceChanged,
     Started,
+    StateLost,
+    StateRegained,
     Stopped,
     Stopping,
     TaskAccepted,
@@ -51,6 +53,7 @@ from ai_task_processor.domain.events import (
     TaskStarted,
     TokenFailed,
     TokenObtained,
+    TurnElsewhere,
     TypeUnknown,
     Warned,
 )
@@ -138,8 +141,11 @@ PLAIN: Mapping[type[Event], tuple[int, str]] = {
     Stopping: (INFO, "Stopping, what is held is finished first"),
     Stopped: (INFO, "AI Task Processor stopped"),
     Reopened: (INFO, "Journal opened"),
+    StateLost: (ERROR, "State database cannot be used, tried again"),
+    StateRegained: (INFO, "State database can be used again"),
     TokenObtained: (INFO, "OAuth2 token generated successfully"),
     ApiRequested: (DEBUG, "Task API request"),
+    TurnElsewhere: (INFO, "Another replica polls the Task API"),
     PollFailed: (WARNING, "Polling the Task API failed"),
     TaskAccepted: (DEBUG, "Task accepted"),
     EntryUnusable: (WARNING, "Listed entries cannot be used, left alone"),
@@ -290,6 +296,8 @@ class _Ending:
 
 
 LASTING: Mapping[type[Event], _Lasting] = {
+    StateLost: _Lasting(),
+    TurnElsewhere: _Lasting(every=ONCE),
     TokenObtained: _Lasting(),
     TokenFailed: _Lasting(),
     PollFailed: _Lasting(),
@@ -310,6 +318,7 @@ LASTING: Mapping[type[Event], _Lasting] = {
 }
 
 ENDINGS: Mapping[type[Event], _Ending] = {
+    StateRegained: _Ending(StateLost),
     TokenObtained: _Ending(TokenFailed, "OAuth2 token is available again"),
     Polled: _Ending(PollFailed, "Polling the Task API works again"),
     Reported: _Ending(DeliveryHalted, "Task API takes outcomes again"),

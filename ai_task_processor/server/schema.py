@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from ai_task_processor.domain.errors import JournalError
-from ai_task_processor.storage.engine import Storage
+from ai_task_processor.storage.engine import SqliteStorage, Storage
 from ai_task_processor.storage.ownership import owned
 from ai_task_processor.storage.sqlite import connect, translated
 
@@ -77,7 +77,7 @@ async def open_server_storage(database: str) -> AsyncIterator[Storage]:
         executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="task-server"))
         connection = await _in(executor, lambda: _connect(database))
         stack.push_async_callback(_in, executor, lambda: _close(connection))
-        storage = Storage(connection, name=database, executor=executor)
+        storage = SqliteStorage(connection, name=database, executor=executor)
         await storage.write(lambda connection: _prepare(connection, database))
         yield storage
 

@@ -1,9 +1,15 @@
-"""Opens the state database and runs transactions on it, one at a time."""
+"""Opens the state database and runs transactions on it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -13,28 +19,39 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from ai_task_processor.domain.errors import JournalError
-from ai_task_processor.storage.migrations import expect_newest, migrate
+from ai_task_processor.domain.ports import Observer
+from ai_task_processor.storage.migrations import Prepare, expect_newest, migrate
 from ai_task_processor.storage.ownership import owned
 from ai_task_processor.storage.sqlite import connect, transact, translated
 
 T = TypeVar("T")
 
 
-class Prepare(Protocol):
-    """Makes a database that was just opened usable, inside one transaction; raises JournalError where it cannot."""
+class Storage(Protocol):
+    """A database, and transactions on it.
 
-    def __call__(self, connection: Connection, *, name: str) -> None:
-        """Look at the database behind ``connection``, which messages call ``name``."""
+    A transaction is a plain function of a SQLAlchemy connection; it may be run again where the database wants that,
+    so what it does outside of the database must be harmless when it is done twice. Errors of the database arrive as
+    JournalError; what the function itself raises arrives as it is, and nothing of that transaction has happened.
+    """
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in a transaction that is durable when this returns.
+
+        Where the caller is cancelled meanwhile, the transaction has happened whole or not at all.
+        """
+        ...
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work``, which changes nothing, on one consistent state of the database."""
         ...
 
 
-class Storage:
-    """A database on which transactions run one after the other.
+class SqliteStorage:
+    """The port :class:`Storage` over one connection, on which transactions run one after the other.
 
-    A transaction is a plain function of a SQLAlchemy connection. All of it runs in the database's own thread: one
-    change of threads for each transaction, and a caller that is cancelled cannot leave one open. (PostgreSQL will run
-    the same functions by ``AsyncConnection.run_sync``.) Errors of the database arrive as JournalError; what the
-    function itself raises arrives as it is, and nothing of that transaction has happened.
+    All of a transaction runs in the database's own thread: one change of threads for each, and a caller that is
+    cancelled cannot leave one open. Each is run once.
     """
 
     def __init__(self, connection: Connection, *, name: str, executor: Executor) -> None:
@@ -43,14 +60,11 @@ class Storage:
         self._executor = executor
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` in a transaction that is durable when this returns.
-
-        Where the caller is cancelled meanwhile, the transaction has happened whole or not at all.
-        """
+        """See :class:`Storage`."""
         return await self._transact("BEGIN IMMEDIATE", work)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work``, which changes nothing, on one consistent state of the database."""
+        """See :class:`Storage`."""
         return await self._transact("BEGIN", work)
 
     async def _transact(self, begin: str, work: Callable[[Connection], T]) -> T:
@@ -63,16 +77,46 @@ class Storage:
 
 @asynccontextmanager
 async def open_storage(
-    url: str, *, exclusive: bool = True, prepare: Prepare | None = None, executor: Executor | None = None
+    url: str,
+    *,
+    exclusive: bool = True,
+    prepare: Prepare | None = None,
+    executor: Executor | None = None,
+    observer: Observer | None = None,
 ) -> AsyncIterator[Storage]:
-    """Open the database of ``url``: ``sqlite:///relative``, ``sqlite:////absolute``, or ``sqlite://`` in memory.
+    """Open the database of ``url``.
 
-    With ``exclusive`` this process becomes the owner: the file and its folders are created where they are missing,
-    the schema is brought up to date, and a second owner is refused. Without, an existing file is opened beside its
-    owner. ``prepare`` replaces what creates, or expects, the schema of ``schema.py``. ``executor`` replaces the
-    thread in which transactions run; it must run one at a time, all in one thread. Raises JournalError.
+    That is ``sqlite:///relative``, ``sqlite:////absolute``, ``sqlite://`` in memory, or
+    ``postgresql://user:password@host/database``.
+
+    With ``exclusive`` this is for the daemon: the schema is brought up to date. A file and its folders are created
+    where they are missing, this process becomes their owner, and a second owner is refused. A PostgreSQL database may
+    be shared; while it is away callers wait, and ``observer`` is told. Without ``exclusive`` an existing database is
+    opened beside its owners, and nobody waits. ``prepare`` replaces what creates, or expects, the schema of
+    ``schema.py``. ``executor`` replaces the thread in which SQLite's transactions run; it must run one at a time, all
+    in one thread. Raises JournalError or ConfigurationError.
     """
-    path = sqlite_path(url)
+    if is_postgres(url):
+        from ai_task_processor.storage.postgres import open_postgres  # noqa: PLC0415  # costs a start that needs none
+
+        opening: AbstractAsyncContextManager[Storage] = open_postgres(
+            url, prepare=prepare or (migrate if exclusive else expect_newest), shared=exclusive, observer=observer
+        )
+    else:
+        opening = _open_sqlite(sqlite_path(url), exclusive=exclusive, prepare=prepare, executor=executor)
+    async with opening as storage:
+        yield storage
+
+
+def is_postgres(url: str) -> bool:
+    """Whether a URL names a PostgreSQL database, which replicas may share."""
+    return url.partition("://")[0] in {"postgresql", "postgres"}
+
+
+@asynccontextmanager
+async def _open_sqlite(
+    path: Path | None, *, exclusive: bool, prepare: Prepare | None, executor: Executor | None
+) -> AsyncIterator[SqliteStorage]:
     name = str(path or "in memory")
     async with AsyncExitStack() as stack:
         if path is not None:
@@ -81,7 +125,7 @@ async def open_storage(
             executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="storage"))
         connection = await _in(executor, lambda: _connected(path, name))
         stack.push_async_callback(_close, connection, executor)
-        storage = Storage(connection, name=name, executor=executor)
+        storage = SqliteStorage(connection, name=name, executor=executor)
         if exclusive or path is None:
             await storage.write(partial(prepare or migrate, name=name))
         else:
@@ -92,12 +136,10 @@ async def open_storage(
 def sqlite_path(url: str) -> Path | None:
     """The file that a URL names, None for a database in memory; raises JournalError for any other database."""
     parsed = _parsed(url)
-    if parsed.get_backend_name() == "postgresql":
-        raise JournalError(
-            "STATE_URL names a PostgreSQL database, which is not supported yet; use sqlite:///data/state.db"
-        )
     if parsed.get_backend_name() != "sqlite":
-        raise JournalError(f"STATE_URL names a database of kind {parsed.drivername!r}; use sqlite:///data/state.db")
+        raise JournalError(
+            f"STATE_URL names a database of kind {parsed.drivername!r}; use sqlite:///data/state.db, or postgresql://…"
+        )
     if parsed.database in {None, "", ":memory:"}:
         return None
     return Path(str(parsed.database)).resolve()  # one file has one lock, by whatever name it is reached

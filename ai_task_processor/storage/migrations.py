@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Protocol
 
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, insert, inspect, select, update
 
@@ -9,6 +10,14 @@ from ai_task_processor.domain.errors import JournalError
 from ai_task_processor.storage.schema import metadata
 
 Step = Callable[[Connection], None]
+
+
+class Prepare(Protocol):
+    """Makes a database that was just opened usable, inside one transaction; raises JournalError where it cannot."""
+
+    def __call__(self, connection: Connection, *, name: str) -> None:
+        """Look at the database behind ``connection``, which messages call ``name``."""
+        ...
 
 
 def _add_cache_and_spaces(connection: Connection) -> None:
@@ -25,8 +34,18 @@ def _add_cache_and_spaces(connection: Connection) -> None:
     """)
 
 
-STEPS: Mapping[int, Step] = MappingProxyType({2: _add_cache_and_spaces})
+def _add_replicas(connection: Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE tasks ADD COLUMN claimed_by TEXT")
+    connection.exec_driver_sql("""
+        CREATE TABLE replicas (
+            id TEXT NOT NULL, joined_at DOUBLE NOT NULL, leased_until DOUBLE NOT NULL, PRIMARY KEY (id))
+    """)
+
+
+STEPS: Mapping[int, Step] = MappingProxyType({2: _add_cache_and_spaces, 3: _add_replicas})
 """For each schema number above 1, what makes it out of the one before.
+
+There is no PostgreSQL database of a schema below 3: steps up to that one are for SQLite.
 
 A new database is created whole from ``schema.py`` and takes no step, so a step must come to what is declared there
 (a test compares the two). Once released a step never changes: write it in SQL, not with the tables of ``schema.py``.
@@ -45,7 +64,7 @@ def migrate(connection: Connection, *, name: str, steps: Mapping[int, Step] = ST
     if found is None:
         _create(connection, newest)
         return
-    _refuse_newer(found, newest, name)
+    _refuse_newer(connection, found, newest, name)
     for number in range(found + 1, newest + 1):
         steps[number](connection)
     if found < newest:
@@ -57,8 +76,10 @@ def expect_newest(connection: Connection, *, name: str) -> None:
     newest = newest_schema()
     found = _schema_number(connection)
     if found is None or found < newest:
-        raise JournalError(f"state file {name} is of an older version; start the daemon once to bring it up to date")
-    _refuse_newer(found, newest, name)
+        raise JournalError(
+            f"{_kind(connection)} {name} is of an older version; start the daemon once to bring it up to date"
+        )
+    _refuse_newer(connection, found, newest, name)
 
 
 def newest_schema(steps: Mapping[int, Step] = STEPS) -> int:
@@ -72,12 +93,16 @@ def _schema_number(connection: Connection) -> int | None:
     return int(connection.execute(select(schema_version.c.number)).scalar_one())
 
 
-def _refuse_newer(found: int, newest: int, name: str) -> None:
+def _refuse_newer(connection: Connection, found: int, newest: int, name: str) -> None:
     if found > newest:
         raise JournalError(
-            f"state file {name} was written by a newer version of this program (schema {found}, this version knows "
-            f"up to {newest}); install that version again, or give STATE_URL another file"
+            f"{_kind(connection)} {name} was written by a newer version of this program (schema {found}, this version "
+            f"knows up to {newest}); install that version again, or give STATE_URL another one"
         )
+
+
+def _kind(connection: Connection) -> str:
+    return "state file" if connection.dialect.name == "sqlite" else "state database"
 
 
 def _create(connection: Connection, newest: int) -> None:

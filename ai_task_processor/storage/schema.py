@@ -4,10 +4,13 @@ from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, 
 
 metadata = MetaData()
 
+_Id = Text().with_variant(Text(collation="C"), "postgresql")
+"""Sorted by code points, as Python and SQLite do, whatever the language of the server."""
+
 tasks = Table(
     "tasks",
     metadata,
-    Column("id", Text, primary_key=True),
+    Column("id", _Id, primary_key=True),
     Column("type", Text, nullable=False),
     Column("state", Text, nullable=False),  # due, claimed, succeeded, failed, reported, parked
     Column("priority", BigInteger, nullable=False),
@@ -30,8 +33,9 @@ tasks = Table(
     Column("reason", Text),  # for the operator: why it waits
     Column("content", LargeBinary),  # JSON, deflated where that pays; forgotten when settled
     Column("result", LargeBinary),  # float32 numbers, or as the content; forgotten when reported
+    Column("claimed_by", Text),  # the replica that performs or delivers it, where there are several
 )
-"""The long columns are last: what stands behind them is slow to reach."""
+"""The long columns are last, but for one that SQLite never reads: what stands behind them is slow to reach."""
 
 _UNFINISHED = text("state <> 'reported'")
 _READY = text("state = 'due' AND not_before = 0")
@@ -86,6 +90,15 @@ spaces = Table(
     Column("last_seen", Double, nullable=False),  # to the hour
     Column("count", BigInteger, nullable=False),  # of vectors, until last_seen
 )
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("joined_at", Double, nullable=False),
+    Column("leased_until", Double, nullable=False),  # both by the database's clock
+)
+"""Who may hold rows; empty where there is one process only."""
 
 meta = Table(
     "meta",

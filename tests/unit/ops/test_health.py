@@ -93,7 +93,7 @@ def test_alive_while_polls_come_when_they_are_due() -> None:
 
 @pytest.mark.parametrize("sign", [*SAMPLES, events.ModelDownloading("ollama", "m")], ids=lambda one: type(one).__name__)
 def test_once_polling_nothing_else_stands_in_for_a_poll(sign: Event) -> None:
-    if isinstance(sign, events.PollPlanned | events.Stopping):
+    if isinstance(sign, events.PollPlanned | events.Stopping | events.StateLost):
         return
     patient = Patient(*ABLE)
     patient.planned(within=30)
@@ -102,6 +102,26 @@ def test_once_polling_nothing_else_stands_in_for_a_poll(sign: Event) -> None:
     assert patient.health.alive
     patient.clock.advance(1)
     assert not patient.health.alive
+
+
+def test_waiting_for_a_lost_database_is_alive_and_not_ready() -> None:
+    patient = Patient(*ABLE)
+    for _ in range(1_000):
+        patient.clock.advance(GRACE)
+        patient.sees(events.StateLost("state database db cannot be reached", rest=2))
+    assert patient.health.alive
+    lost = patient.health.checks()["state"]
+    assert not lost.ok
+    assert "cannot be reached" in lost.detail
+    patient.sees(events.StateRegained())
+    assert patient.health.checks()["state"].ok
+
+
+def test_a_replica_that_leaves_polling_to_another_is_ready() -> None:
+    patient = Patient(events.Running(), events.TurnElsewhere())
+    checks = patient.health.checks()
+    assert checks["task_api"].ok
+    assert checks["token"].ok
 
 
 def test_nothing_outside_makes_it_dead() -> None:

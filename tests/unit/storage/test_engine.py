@@ -93,7 +93,6 @@ class TestOpening:
     @pytest.mark.parametrize(
         ("address", "words"),
         [
-            ("postgresql://user:hidden@host/name", "PostgreSQL database, which is not supported yet"),
             ("mysql://user:hidden@host/name", "kind 'mysql'"),
             ("state.db", "not a database address"),
         ],
