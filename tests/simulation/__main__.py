@@ -1,0 +1,45 @@
+"""Replay one seed with its trace, or run many: ``python -m tests.simulation SEED`` or ``FIRST-LAST``."""
+
+import sys
+import time
+from collections import Counter
+
+from tests.simulation.scenario import drawn
+from tests.simulation.world import simulate
+
+
+def replay(seed: int) -> int:
+    """Print everything that happened; answer how many invariants were violated."""
+    report = simulate(drawn(seed))
+    print("\n".join(report.trace))
+    print(f"\nseed {seed}: {report.simulated:.0f} simulated seconds, hash {report.hash}")
+    for violation in report.violations:
+        print(f"VIOLATED: {violation}")
+    return len(report.violations)
+
+
+def run_many(first: int, last: int) -> int:
+    """Print the seeds that fail, and what happened how often; answer how many failed."""
+    began, failed = time.perf_counter(), 0
+    counts = Counter[str]()
+    for seed in range(first, last + 1):
+        report = simulate(drawn(seed))
+        counts.update(report.counts)
+        if report.violations:
+            failed += 1
+            print(f"seed {seed}: {report.violations[0].splitlines()[0]}", flush=True)
+    seeds, seconds = last - first + 1, time.perf_counter() - began
+    for what, count in sorted(counts.items()):
+        print(f"{count:9}  {what}")
+    print(f"{failed} of {seeds} seeds failed; {seconds:.1f} s, {1000 * seconds / seeds:.0f} ms a seed")
+    return failed
+
+
+def main() -> int:
+    """Understand the argument."""
+    first, _, last = sys.argv[1].partition("-")
+    return run_many(int(first), int(last)) if last else replay(int(first))
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(), 1))

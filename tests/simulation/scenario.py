@@ -1,0 +1,331 @@
+"""One integer becomes a whole scenario: how the daemon is configured, what it meets, and when it dies."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from tests.simulation.faults import (
+    API_FAULTS,
+    API_OUTAGES,
+    PROVIDER_FAULTS,
+    PROVIDER_OUTAGES,
+    TOKEN_OUTAGES,
+    Weather,
+    drawn_outages,
+    drawn_rates,
+)
+
+MODEL = "nomic-embed-text"
+
+GOOD, DUPLICATE = "good", "duplicate"
+POISON, CRASHING = "poison", "crashing"
+MALFORMED, UNKNOWN, NAMELESS, UNWELCOME = "malformed", "unknown", "nameless", "unwelcome"
+
+_MALFORMED = (
+    None,
+    "",
+    "   ",
+    7,
+    [],
+    {},
+    {"text": None},
+    {"text": ""},
+    {"text": 5},
+    {"text": "x", "dimensions": -1},
+    {"text": "x", "model": 3},
+)
+_NAMELESS: tuple[object, ...] = (
+    "no object",
+    None,
+    {"type": "text_embedding"},
+    {"_id": "", "type": "text_embedding"},
+    {"_id": "\n"},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A task that the application will create ``at`` seconds after the beginning."""
+
+    at: float
+    kind: str
+    id: str
+    entry: object
+    text: str = ""
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """Traits of the Task API. ``deploys`` are moments at which ``honours_limit`` turns over.
+
+    A ``strict`` one answers 409 for a finished task. ``lag`` is by how much its pages are behind, in seconds.
+    ``touches`` are moments at which somebody else sets a finished task back, finishes or deletes a pending one.
+    """
+
+    fetch: Weather
+    patch: Weather
+    token: Weather
+    honours_limit: bool = True
+    largest_limit: int | None = None
+    order: str = "oldest"
+    strict: bool = False
+    lag: float = 0.0
+    duplicates: float = 0.0
+    callback_throws: float = 0.0
+    refuses_error: bool = False
+    token_life: float = 3600.0
+    says_life: str = "number"
+    refusal: int = 401
+    revocations: tuple[float, ...] = ()
+    deploys: tuple[float, ...] = ()
+    touches: tuple[tuple[float, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Traits of one provider; ``most_characters`` in one request, ``timeout`` of the guard in seconds."""
+
+    weather: Weather
+    most_characters: int = 1_000_000
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """How the lives of the daemon end: ``deaths`` of them before everything heals, after about ``mean`` seconds.
+
+    A share of them are graceful stops, a share reboots of the machine, a share kills at a named point.
+    """
+
+    deaths: int
+    mean: float
+    gracefully: float = 0.3
+    at_points: float = 0.5
+    reboots: float = 0.0
+    downtime: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Everything about one simulated world; ``healed`` is when nothing more goes wrong."""
+
+    seed: int
+    healed: float
+    settings: Mapping[str, object]
+    tasks: tuple[Planned, ...]
+    api: Api
+    engines: Mapping[str, Engine]
+    ends: Ends
+    jumps: tuple[tuple[float, float], ...] = ()
+    sql: bool = False
+    journal_latency: float = 0.0
+    glance: float = float("inf")
+
+    @property
+    def grace(self) -> float:
+        return float(str(self.settings["shutdown_grace_seconds"]))
+
+
+def drawn(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    chance = random.Random(f"scenario {seed}")
+    healed = chance.choice((300.0, 900.0, 1800.0, 3600.0, 7200.0, 21_600.0))
+    jumps = _jumps(chance, healed)
+    settings = _settings(chance, healed)
+    engines = _engines(chance, healed, "ollama openai" if settings["processing_mode"] == "hybrid" else "openai")
+    tasks = _tasks(chance, healed, seed)
+    api = _api(chance, healed, len(tasks))
+    ends = _ends(chance, healed)
+    return Scenario(
+        seed=seed,
+        healed=healed,
+        settings=settings,
+        tasks=tasks,
+        api=api if not api.largest_limit else replace(api, largest_limit=api.largest_limit + _listed_for_ever(tasks)),
+        engines=engines,
+        ends=ends if not jumps else replace(ends, reboots=0.0),  # after both, nobody could know how late it is
+        jumps=jumps,
+        sql=chance.random() < 0.1,
+        journal_latency=chance.choice((0.0, 0.0, 0.002, 0.05)),
+        glance=chance.choice((float("inf"), float("inf"), float("inf"), 10.0)),
+    )
+
+
+# --- The daemon's configuration -------------------------------------------------------------------------------------
+
+
+def _settings(chance: random.Random, healed: float) -> dict[str, object]:
+    batch_size = chance.choice((1, 2, 3, 8, 64))
+    hybrid = chance.random() < 0.15
+    return {
+        "api_base_url": "http://api.test",
+        "oauth2_token_url": "http://auth.test/oauth2/token",
+        "oauth2_client_id": "simulated",
+        "oauth2_client_secret": "simulated-secret",
+        "processing_mode": "hybrid" if hybrid else "openai",
+        "openai_api_key": "simulated-key",
+        "hybrid_fallback_model": chance.choice(("text-embedding-3-small", "none")),
+        "default_embedding_model": MODEL,
+        "polling_interval_seconds": max(chance.choice((1, 5, 30)), healed / 150),
+        "request_timeout": chance.choice((2, 10, 30)),
+        "unknown_task_types": chance.choice(("leave", "leave", "fail")),
+        "result_format": chance.choice(("vector", "detailed")),
+        "claim_tasks": chance.random() < 0.3,
+        "fetch_limit": chance.choice((1, 3, 10, 1_000)),
+        "hold_limit": max(batch_size, chance.choice((1, 5, 20, 10_000))),
+        "delivery_concurrency": chance.choice((1, 2, 8)),
+        "concurrency_limit": chance.choice((1, 2, 5)),
+        "batch_size": batch_size,
+        "max_retries": chance.randint(0, 3),
+        "retry_backoff_factor": chance.choice((1.0, 2.0)),
+        "max_attempts": chance.choice((2, 4, 10, 10)),
+        "circuit_breaker_threshold": chance.choice((1, 3, 5)),
+        "circuit_breaker_recovery_seconds": chance.choice((5, 30)),
+        "shutdown_grace_seconds": chance.choice((0, 2, 30)),
+        "state_retention_hours": 24,
+        "embedding_cache_mb": chance.choice((0, 0, 1)),
+        **(_limits(chance) if chance.random() < 0.35 else {}),
+    }
+
+
+def _limits(chance: random.Random) -> dict[str, object]:
+    limits: dict[str, object] = {"rate_limit_strategy": chance.choice(("rolling", "fixed"))}
+    if chance.random() < 0.8:
+        limits["rate_limit_per_minute"] = chance.choice((1, 3, 10, 30))
+    if chance.random() < 0.5:
+        limits["rate_limit_per_hour"] = chance.choice((20, 60, 200))
+    if chance.random() < 0.3:
+        limits["rate_limit_per_day"] = chance.choice((150, 400))
+    return limits
+
+
+# --- Tasks ------------------------------------------------------------------------------------------------------------
+
+
+def _tasks(chance: random.Random, healed: float, seed: int) -> tuple[Planned, ...]:
+    weights = {kind: chance.choice((0, 0, 1, 3)) for kind in (DUPLICATE, POISON, CRASHING, MALFORMED, UNKNOWN)}
+    weights |= {NAMELESS: chance.choice((0, 0, 2)), UNWELCOME: chance.choice((0, 0, 0, 2)), GOOD: 40}
+    count = chance.choice((3, 10, 20, 20, 40, 80))
+    dimensions = chance.choice(((4,), (4, 8), (4, 8, 16), (8, None)))
+    early = chance.random()
+    tasks: list[Planned] = []
+    for number in range(count):
+        kind = chance.choices(list(weights), list(weights.values()))[0]
+        at = 0.0 if chance.random() < early else chance.uniform(0, healed * 0.8)
+        tasks.append(_task(chance, f"{seed}-{number}", kind, at, chance.choice(dimensions), tasks))
+    return tuple(tasks)
+
+
+def _task(
+    chance: random.Random, name: str, kind: str, at: float, dimensions: int | None, earlier: list[Planned]
+) -> Planned:
+    if kind == NAMELESS:
+        return Planned(at, kind, f"nameless-{name}", chance.choice(_NAMELESS))
+    text = f"{kind} text {name} " + "and so on " * chance.randint(0, 5)
+    if kind == DUPLICATE:
+        twins = [task for task in earlier if task.kind == GOOD]
+        kind = GOOD
+        if twins:
+            text, dimensions = twins[-1].text, twins[-1].dimensions
+    content: object = {"text": text, "model": MODEL, "dimensions": dimensions}
+    if kind == MALFORMED:
+        content, text = chance.choice(_MALFORMED), ""
+    elif dimensions is None:
+        content = chance.choice((text, {"text": text}, {"text": text, "model": f"{MODEL}:latest"}))
+    task_id = f"t{name}"
+    entry = {
+        chance.choice(("_id", "id")): task_id,
+        "type": "image_caption" if kind == UNKNOWN else "text_embedding",
+        "state": "pending",
+        "content": content,
+        "correlationId": f"c-{name}",
+        "callbackRoute": "verification_update_embedding",
+    }
+    if chance.random() < 0.2:
+        entry["priority"] = chance.choice(("critical", "high", "low", 5))
+    return Planned(at, kind, task_id, entry, text, dimensions)
+
+
+def _listed_for_ever(tasks: tuple[Planned, ...]) -> int:
+    return sum(task.kind in {UNKNOWN, NAMELESS, UNWELCOME} for task in tasks)
+
+
+# --- The other side ---------------------------------------------------------------------------------------------------
+
+
+def _api(chance: random.Random, healed: float, tasks: int) -> Api:
+    wishes = chance.choice(((1,), (5, 30), (30, 600), (4_000,)))
+    life = chance.choice((3.0, 15.0, 60.0, 3600.0))
+    latency = chance.choice(((0.0, 0.0), (0.001, 0.05), (0.01, 1.0)))
+
+    def weather(outages: tuple[str, ...], most: int) -> Weather:
+        return Weather(
+            outages=drawn_outages(chance, outages, most, healed),
+            rates=drawn_rates(chance, API_FAULTS, chance.choice((0.0, 0.1, 0.5))),
+            latency=latency,
+            slow=chance.choice((0.0, 0.0, 0.05)),
+            wishes=wishes,
+        )
+
+    down = drawn_outages(chance, API_OUTAGES, 1, healed)  # of the whole API
+    fetch, patch = weather(API_OUTAGES, 1), weather(API_OUTAGES, 1)
+    touches = chance.choice((0, 0, 3, 10))
+    return Api(
+        fetch=replace(fetch, outages=(*down, *fetch.outages)),
+        patch=replace(patch, outages=(*down, *patch.outages)),
+        token=weather(TOKEN_OUTAGES, 1),
+        honours_limit=chance.random() < 0.7,
+        largest_limit=chance.choice((None, None, None, 2 + tasks // 10)),
+        order=chance.choice(("oldest", "newest", "any")),
+        strict=chance.random() < 0.3,
+        lag=chance.choice((0.0,) * 9 + (20.0,)),
+        duplicates=chance.choice((0.0, 0.0, 0.3)),
+        callback_throws=chance.choice((0.0, 0.2, 0.6)),
+        refuses_error=chance.random() < 0.2,
+        token_life=life,
+        says_life=chance.choice(("number", "text", "not at all") if life > 10 else ("number", "text")),
+        refusal=chance.choice((401, 403)),
+        revocations=tuple(chance.uniform(0, healed) for _ in range(chance.choice((0, 0, 3)))),
+        deploys=tuple(chance.uniform(0, healed) for _ in range(chance.choice((0, 0, 2)))),
+        touches=tuple(
+            (chance.uniform(0, healed), chance.choice(("set back", "set back", "rival", "delete")))
+            for _ in range(touches)
+        ),
+    )
+
+
+def _engines(chance: random.Random, healed: float, names: str) -> dict[str, Engine]:
+    return {
+        name: Engine(
+            weather=Weather(
+                outages=drawn_outages(chance, PROVIDER_OUTAGES, 2, healed),
+                rates=drawn_rates(chance, PROVIDER_FAULTS, chance.choice((0.0, 0.1, 0.4))),
+                latency=chance.choice(((0.0, 0.0), (0.01, 0.3), (0.5, 5.0))),
+                slow=chance.choice((0.0, 0.0, 0.05)),
+                wishes=chance.choice(((1,), (5, 30), (60, 600))),
+            ),
+            most_characters=chance.choice((100, 1_000, 1_000_000)),
+            timeout=chance.choice((5.0, 60.0)),
+        )
+        for name in names.split()
+    }
+
+
+def _ends(chance: random.Random, healed: float) -> Ends:
+    deaths = chance.choice((0, 1, 2, 4, 8))
+    return Ends(
+        deaths=deaths,
+        mean=healed / (deaths + 1),
+        gracefully=chance.choice((0.0, 0.3, 1.0)),
+        at_points=chance.choice((0.0, 0.5, 0.9)),
+        reboots=chance.choice((0.0, 0.0, 0.3)),
+        downtime=chance.choice((0.0, 5.0, 60.0, 600.0)),
+    )
+
+
+def _jumps(chance: random.Random, healed: float) -> tuple[tuple[float, float], ...]:
+    if chance.random() < 0.75:
+        return ()
+    moments = sorted(chance.uniform(0, healed) for _ in range(chance.randint(1, 4)))
+    return tuple((moment, chance.choice((-3600.0, 3600.0, -1.0, 1.0))) for moment in moments)

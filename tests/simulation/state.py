@@ -1,0 +1,217 @@
+"""What survives the daemon's death: a journal and limits that die with it at any transaction, but keep what was committed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from ai_task_processor.app import State, state_in
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.outcome import Outcome
+from ai_task_processor.domain.ports import Backlog, Entry, Journal
+from ai_task_processor.domain.task import Task
+from ai_task_processor.engines import Memory, short_memory
+from ai_task_processor.journal.memory import MemoryJournal
+from ai_task_processor.limits import ledger as limits
+from ai_task_processor.limits.store import MemoryLimitStore
+from ai_task_processor.providers.cache import CacheStore, Filling
+from ai_task_processor.providers.spaces import Sighting, SpaceStore
+from ai_task_processor.settings import Settings
+from ai_task_processor.storage.engine import open_storage
+from tests.simulation.life import Life
+from tests.simulation.machine import Inline
+
+T = TypeVar("T")
+
+
+class Disk:
+    """Durable state: in memory, or in a SQLite file where there is a ``folder``."""
+
+    def __init__(self, folder: Path | None, settings: Settings) -> None:
+        self._folder = folder
+        self._clock = _Borrowed()
+        self._settings = settings
+        self._state = State(MemoryJournal(self._clock), MemoryLimitStore(), short_memory(settings))
+
+    @asynccontextmanager
+    async def opened(self, clock: Clock) -> AsyncIterator[State]:
+        """The state as a new process finds it."""
+        if self._folder is None:
+            self._clock.clock = clock
+            yield self._state
+            return
+        async with open_storage(f"sqlite:///{self._folder / 'state.db'}", executor=Inline()) as storage:
+            yield await state_in(storage, self._settings, clock)
+
+
+class Guardian:
+    """Lets the daemon of one life at the disk: one transaction after the other, each with moments at which to die."""
+
+    def __init__(self, life: Life, latency: float) -> None:
+        self._life = life
+        self._latency = latency
+        self._turn = asyncio.Lock()
+
+    async def transact(
+        self, name: str, work: Callable[[], Awaitable[T]], committed: Callable[[], None] = lambda: None
+    ) -> T:
+        """Run one transaction. A caller that is cancelled meanwhile does not know whether it happened."""
+        async with self._turn:
+            await self._wait()
+            self._life.point(f"{name} before")
+            try:
+                answer = await work()
+            finally:
+                committed()
+            self._life.point(f"{name} after")
+            await self._wait()
+            self._life.door()
+            return answer
+
+    async def _wait(self) -> None:
+        if self._latency:
+            await asyncio.sleep(self._latency)
+
+
+class GuardedJournal:
+    """The port ``Journal`` as one life of the daemon sees it; ``settled`` and ``reported`` hear of commits."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        guardian: Guardian,
+        *,
+        settled: Callable[[Mapping[str, Outcome]], None],
+        reported: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._journal = journal
+        self._do = guardian.transact
+        self._settled = settled
+        self._reported = reported
+
+    async def mark(self) -> int:
+        return await self._do("mark", self._journal.mark)
+
+    async def accept(self, tasks: Sequence[Task], mark: int) -> tuple[str, ...]:
+        return await self._do("accept", lambda: self._journal.accept(tasks, mark))
+
+    async def claim(self, limit: int) -> tuple[Task, ...]:
+        return await self._do("claim", lambda: self._journal.claim(limit))
+
+    async def settle(self, outcomes: Mapping[str, Outcome]) -> None:
+        await self._do("settle", lambda: self._journal.settle(outcomes), lambda: self._settled(outcomes))
+
+    async def release(self, task_ids: Sequence[str]) -> None:
+        await self._do("release", lambda: self._journal.release(task_ids))
+
+    async def unreported(self, limit: int) -> tuple[Entry, ...]:
+        return await self._do("unreported", lambda: self._journal.unreported(limit))
+
+    async def mark_reported(self, task_ids: Sequence[str]) -> None:
+        await self._do(
+            "mark_reported", lambda: self._journal.mark_reported(task_ids), lambda: self._reported(task_ids)
+        )
+
+    async def postpone(self, task_ids: Sequence[str], until: float, *, counts: bool = True) -> None:
+        await self._do("postpone", lambda: self._journal.postpone(task_ids, until, counts=counts))
+
+    async def park(self, task_id: str, reason: str) -> None:
+        await self._do("park", lambda: self._journal.park(task_id, reason))
+
+    async def reopen(self) -> None:
+        await self._do("reopen", self._journal.reopen)
+
+    async def next_due(self) -> float | None:
+        return await self._do("next_due", self._journal.next_due)
+
+    async def next_unreported(self) -> float | None:
+        return await self._do("next_unreported", self._journal.next_unreported)
+
+    async def backlog(self) -> Backlog:
+        return await self._do("backlog", self._journal.backlog)
+
+    async def forget(self, before: float) -> int:
+        return await self._do("forget", lambda: self._journal.forget(before))
+
+
+class GuardedLimits:
+    """The port ``LimitStore`` as one life of the daemon sees it."""
+
+    def __init__(self, store: limits.LimitStore, guardian: Guardian) -> None:
+        self._store = store
+        self._do = guardian.transact
+
+    async def load(self) -> limits.Ledger:
+        return await self._do("limits load", self._store.load)
+
+    async def change(self, decide: limits.Decide) -> None:
+        await self._do("limits change", lambda: self._store.change(decide))
+
+    async def replace(self, ledger: limits.Ledger) -> None:
+        await self._do("limits replace", lambda: self._store.replace(ledger))
+
+
+class GuardedCache:
+    """The port ``CacheStore`` as one life of the daemon sees it."""
+
+    def __init__(self, store: CacheStore, guardian: Guardian) -> None:
+        self._store = store
+        self._do = guardian.transact
+
+    async def get_many(self, keys: Collection[bytes]) -> Mapping[bytes, bytes]:
+        return await self._do("cache get", lambda: self._store.get_many(keys))
+
+    async def put_many(self, entries: Mapping[bytes, bytes]) -> int:
+        return await self._do("cache put", lambda: self._store.put_many(entries))
+
+    async def drop(self, keys: Collection[bytes]) -> None:
+        await self._do("cache drop", lambda: self._store.drop(keys))
+
+    def filling(self) -> Filling:
+        return self._store.filling()
+
+
+class GuardedSpaces:
+    """The port ``SpaceStore`` as one life of the daemon sees it."""
+
+    def __init__(self, store: SpaceStore, guardian: Guardian) -> None:
+        self._store = store
+        self._do = guardian.transact
+
+    async def load(self) -> Sequence[Sighting]:
+        return await self._do("spaces load", self._store.load)
+
+    async def save(self, sighting: Sighting, forget: Collection[Sighting]) -> None:
+        await self._do("spaces save", lambda: self._store.save(sighting, forget))
+
+
+def guarded(
+    state: State,
+    guardian: Guardian,
+    *,
+    settled: Callable[[Mapping[str, Outcome]], None],
+    reported: Callable[[Sequence[str]], None],
+) -> State:
+    """The state, every part of it behind the guardian."""
+    assert state.memory is not None
+    return State(
+        journal=GuardedJournal(state.journal, guardian, settled=settled, reported=reported),
+        limits=GuardedLimits(state.limits, guardian),
+        memory=Memory(GuardedCache(state.memory.cache, guardian), GuardedSpaces(state.memory.spaces, guardian)),
+    )
+
+
+class _Borrowed:
+    """The clock of whichever life has the memory journal now."""
+
+    def __init__(self) -> None:
+        self.clock: Clock | None = None
+
+    def now(self) -> float:
+        assert self.clock is not None
+        return self.clock.now()
+
+    def monotonic(self) -> float:
+        assert self.clock is not None
+        return self.clock.monotonic()
