@@ -95,6 +95,8 @@ def vector_numbers(stored: bytes) -> list[float]:
 
 def storable(text: str) -> str:
     """A text that any database takes: half characters and NULs, as broken input may hold, are replaced."""
+    if "\0" not in text and text.isascii():
+        return text
     return text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 

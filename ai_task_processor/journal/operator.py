@@ -9,7 +9,6 @@ from sqlalchemy import Column, Connection, RowMapping, Select, select, text
 from ai_task_processor.domain.task import JsonValue
 from ai_task_processor.journal.encoding import VECTOR, Damaged, decoded, vector_numbers
 from ai_task_processor.journal.state import State
-from ai_task_processor.storage.bulk import execute_each
 from ai_task_processor.storage.engine import Storage
 from ai_task_processor.storage.schema import tasks
 
@@ -112,7 +111,8 @@ def _row(columns: RowMapping) -> Row:
 def _retry(connection: Connection, task_ids: Sequence[str] | None) -> int:
     chosen = connection.execute(_PARKED).scalars().all() if task_ids is None else task_ids
     rows = [{"id": task_id} for task_id in dict.fromkeys(chosen)]
-    return sum(execute_each(connection, statement, rows) for statement in (_DROP_DAMAGED, _WAIT_NO_LONGER, _UNPARK))
+    changes = (_DROP_DAMAGED, _WAIT_NO_LONGER, _UNPARK)
+    return sum(connection.execute(change, row).rowcount for change in changes for row in rows)
 
 
 def _texts(columns: RowMapping) -> dict[str, JsonValue]:

@@ -5,23 +5,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, text
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.outcome import Deferred, Outcome
 from ai_task_processor.domain.ports import Backlog, Entry
 from ai_task_processor.domain.task import Task, urgency
 from ai_task_processor.journal.encoding import DAMAGED, Damaged, decoded, encoded, outcome_columns, outcome_of, storable
+from ai_task_processor.journal.lease import Lease
 from ai_task_processor.journal.state import LONGEST_WAIT
 from ai_task_processor.storage.bulk import execute_each
 from ai_task_processor.storage.engine import Storage
+from ai_task_processor.storage.statements import statement
 
 Parameters: TypeAlias = dict[str, Any]
 
 _LOOKED_UP_AT_ONCE: Final = 500
 _NO_ROWS: Final = (0, 0, None)
 
-# Each condition is written as in the index that serves it (storage/schema.py), or the index would not be used.
+# What stands between /* and */ is for databases that replicas share. Each condition is written as in the index that
+# serves it (storage/schema.py), or the index would not be used.
 
 _MARK = text("SELECT value FROM meta WHERE key = 'reports'")
 _NEXT_MARK = text("""
@@ -30,9 +33,9 @@ _NEXT_MARK = text("""
     RETURNING value
 """)
 
-_KNOWN = text("""
+_KNOWN = statement("""
     SELECT id, CASE WHEN state = 'reported' THEN reported_mark END FROM tasks WHERE id IN :ids
-""").bindparams(bindparam("ids", expanding=True))
+""")
 _DROP = text("DELETE FROM tasks WHERE id = :id")
 _INSERT = text("""
     INSERT INTO tasks (id, type, state, priority, created_at, batch_key, correlation_id, attempts, deliveries,
@@ -44,56 +47,59 @@ _RIPEN_DUE = text("""
     UPDATE tasks SET not_before = 0
     WHERE state <> 'reported' AND state = 'due' AND not_before > 0 AND not_before <= :now
 """)
-_MOST_URGENT_KEY = text("""
+_MOST_URGENT_KEY = statement("""
     SELECT batch_key FROM tasks WHERE state <> 'reported' AND state = 'due' AND not_before = 0
-    ORDER BY priority, created_at, id LIMIT 1
+    ORDER BY priority, created_at, id LIMIT 1 /*FOR UPDATE SKIP LOCKED*/
 """)
-_CLAIM = text("""
-    UPDATE tasks SET state = 'claimed', reason = NULL WHERE id IN (
+_CLAIM = statement("""
+    UPDATE tasks SET state = 'claimed', reason = NULL /*, claimed_by = :me*/ WHERE id IN (/*SELECT unnest(ARRAY(*/
         SELECT id FROM tasks WHERE state = 'due' AND not_before = 0 AND batch_key = :key
-        ORDER BY priority, created_at, id LIMIT :limit)
+        ORDER BY priority, created_at, id LIMIT :limit /*FOR UPDATE SKIP LOCKED))*/)
     RETURNING id, type, content, created_at, priority, correlation_id, batch_key, attempts
 """)
 _SET_ASIDE = text("UPDATE tasks SET state = 'parked', outcome = :outcome, reason = :reason WHERE id = :id")
 
-_SETTLE = text("""
+_SETTLE = statement("""
     UPDATE tasks SET state = :state, settled_at = :now, content = NULL, result = :result, outcome = :outcome,
                      model = :model, provider = :provider, tokens = :tokens, dimensions = :dimensions, error = :error
-    WHERE id = :id AND state = 'claimed'
+    WHERE id = :id AND state = 'claimed' /*AND claimed_by = :me*/
 """)
-_DEFER = text("""
+_DEFER = statement("""
     UPDATE tasks SET state = 'due', not_before = :until, attempts = attempts + :counted, reason = :reason
-    WHERE id = :id AND state = 'claimed'
+    WHERE id = :id AND state = 'claimed' /*AND claimed_by = :me*/
 """)
-_RELEASE = text("UPDATE tasks SET state = 'due' WHERE id = :id AND state = 'claimed'")
+_RELEASE = statement("UPDATE tasks SET state = 'due' WHERE id = :id AND state = 'claimed' /*AND claimed_by = :me*/")
 
 _RIPEN_UNREPORTED = text("""
     UPDATE tasks SET not_before = 0
     WHERE state <> 'reported' AND state IN ('succeeded', 'failed') AND not_before > 0 AND not_before <= :now
 """)
-_OLDEST_UNREPORTED = text("""
-    SELECT id FROM tasks WHERE state IN ('succeeded', 'failed') AND not_before = 0 ORDER BY settled_at, id LIMIT :limit
+_OLDEST_UNREPORTED = statement("""
+    SELECT id FROM tasks WHERE state IN ('succeeded', 'failed') AND not_before = 0 /*AND claimed_by = :me*/
+    ORDER BY settled_at, id LIMIT :limit
 """)
-_OUTCOMES = text("""
+_OUTCOMES = statement("""
     SELECT id, type, correlation_id, settled_at, deliveries, outcome, result, error, model, provider, tokens, dimensions
     FROM tasks WHERE id IN :ids ORDER BY settled_at, id
-""").bindparams(bindparam("ids", expanding=True))
+""")
 
-_REPORTED = text("""
+_REPORTED = statement("""
     UPDATE tasks SET state = 'reported', reported_at = :now, reported_mark = :mark, content = NULL, result = NULL,
                      reason = NULL, not_before = 0
-    WHERE id = :id AND state IN ('claimed', 'succeeded', 'failed')
+    WHERE id = :id AND state IN ('claimed', 'succeeded', 'failed') /*AND claimed_by = :me*/
 """)
-_POSTPONE = text("""
+_POSTPONE = statement("""
     UPDATE tasks SET not_before = :until, deliveries = deliveries + :counted
-    WHERE id = :id AND state IN ('succeeded', 'failed')
+    WHERE id = :id AND state IN ('succeeded', 'failed') /*AND claimed_by = :me*/
 """)
-_PARK = text("""
+_PARK = statement("""
     UPDATE tasks SET state = 'parked', reason = :reason, not_before = 0
-    WHERE id = :id AND state IN ('claimed', 'succeeded', 'failed')
+    WHERE id = :id AND state IN ('claimed', 'succeeded', 'failed') /*AND claimed_by = :me*/
 """)
 
-_UNCLAIM = text("UPDATE tasks SET state = 'due' WHERE state <> 'reported' AND state = 'claimed'")
+_UNCLAIM = statement("""
+    UPDATE tasks SET state = 'due' WHERE state <> 'reported' AND state = 'claimed' /*AND claimed_by = :me*/
+""")
 _SHORTEN_WAITS = text("""
     UPDATE tasks SET not_before = :latest
     WHERE state <> 'reported' AND state IN ('due', 'succeeded', 'failed') AND not_before > :latest
@@ -102,10 +108,12 @@ _SHORTEN_WAITS = text("""
 _NEXT_DUE = text("""
     SELECT min(not_before) FROM tasks WHERE state <> 'reported' AND state = 'due' AND not_before > 0
 """)
-_NEXT_UNREPORTED = text("""
-    SELECT min(not_before) FROM tasks WHERE state <> 'reported' AND state = 'succeeded' AND not_before > 0
+_NEXT_UNREPORTED = statement("""
+    SELECT min(not_before) FROM tasks
+    WHERE state <> 'reported' AND state = 'succeeded' AND not_before > 0 /*AND claimed_by = :me*/
     UNION ALL
-    SELECT min(not_before) FROM tasks WHERE state <> 'reported' AND state = 'failed' AND not_before > 0
+    SELECT min(not_before) FROM tasks
+    WHERE state <> 'reported' AND state = 'failed' AND not_before > 0 /*AND claimed_by = :me*/
 """)
 _COUNT = text("""
     SELECT state, count(*), sum(CASE WHEN not_before > :now THEN 1 ELSE 0 END), min(settled_at)
@@ -115,14 +123,17 @@ _FORGET = text("DELETE FROM tasks WHERE state = 'reported' AND reported_at < :be
 
 
 class SqlJournal:
-    """The port ``Journal`` over a :class:`Storage`, of which this process must be the owner.
+    """The port ``Journal`` over a :class:`Storage`, of which this process must be the owner, or hold a ``lease``.
 
-    Which outcomes are handed out is known in memory alone: a restart is to forget it anyway.
+    Which outcomes are handed out is known in memory alone: a restart is to forget it anyway, and another replica hands
+    out only what it has settled or taken over itself.
     """
 
-    def __init__(self, storage: Storage, clock: Clock) -> None:
+    def __init__(self, storage: Storage, clock: Clock, lease: Lease | None = None) -> None:
         self._storage = storage
         self._clock = clock
+        self._lease = lease
+        self._me = lease.replica if lease else ""
         self._handed_out: set[str] = set()
         self._handing_out = asyncio.Lock()
 
@@ -138,18 +149,19 @@ class SqlJournal:
     async def claim(self, limit: int) -> tuple[Task, ...]:
         """Take due tasks of one batch key; rows that cannot be read are parked."""
         now = self._clock.now()
-        return await self._storage.write(lambda connection: _claim(connection, limit, now))
+        return await self._storage.write(lambda connection: _claim(connection, self._me, limit, now))
 
     async def settle(self, outcomes: Mapping[str, Outcome]) -> None:
         """Write the outcomes of claimed tasks."""
         if not outcomes:
             return
         now = self._clock.now()
-        await self._storage.write(lambda connection: _settle(connection, outcomes, now))
+        await self._storage.write(lambda connection: _settle(connection, self._me, outcomes, now))
 
     async def release(self, task_ids: Sequence[str]) -> None:
         """Give claimed tasks back as due."""
-        await self._storage.write(lambda connection: execute_each(connection, _RELEASE, _by_id(task_ids)))
+        rows = _by_id(task_ids, me=self._me)
+        await self._storage.write(lambda connection: execute_each(connection, _RELEASE, rows))
 
     async def unreported(self, limit: int) -> tuple[Entry, ...]:
         """Hand out outcomes to deliver, oldest first; rows that cannot be read are parked."""
@@ -166,7 +178,7 @@ class SqlJournal:
 
         def report(connection: Connection) -> None:
             mark = int(connection.execute(_NEXT_MARK).scalar_one())
-            execute_each(connection, _REPORTED, _by_id(task_ids, now=now, mark=mark))
+            execute_each(connection, _REPORTED, _by_id(task_ids, me=self._me, now=now, mark=mark))
             self._handed_out.difference_update(task_ids)
 
         now = self._clock.now()
@@ -176,7 +188,7 @@ class SqlJournal:
         """Deliver these outcomes at ``until`` or later."""
 
         def postpone(connection: Connection) -> None:
-            execute_each(connection, _POSTPONE, _by_id(task_ids, until=until, counted=int(counts)))
+            execute_each(connection, _POSTPONE, _by_id(task_ids, me=self._me, until=until, counted=int(counts)))
             self._handed_out.difference_update(task_ids)
 
         await self._storage.write(postpone)
@@ -185,7 +197,7 @@ class SqlJournal:
         """Keep this outcome for an operator."""
 
         def park(connection: Connection) -> None:
-            connection.execute(_PARK, {"id": task_id, "reason": storable(reason)})
+            connection.execute(_PARK.on(connection), {"id": task_id, "me": self._me, "reason": storable(reason)})
             self._handed_out.discard(task_id)
 
         await self._storage.write(park)
@@ -194,11 +206,13 @@ class SqlJournal:
         """Take up what an earlier run left; nothing goes on waiting for more than an hour."""
 
         def reopen(connection: Connection) -> None:
-            connection.execute(_UNCLAIM)
+            connection.execute(_UNCLAIM.on(connection), {"me": self._me})
             connection.execute(_SHORTEN_WAITS, {"latest": latest})
             self._handed_out.clear()
 
         latest = self._clock.now() + LONGEST_WAIT
+        if self._lease:
+            await self._lease.renew()
         await self._storage.write(reopen)
 
     async def next_due(self) -> float | None:
@@ -207,8 +221,7 @@ class SqlJournal:
 
     async def next_unreported(self) -> float | None:
         """When the earliest postponed outcome is to be delivered."""
-        times = await self._storage.read(lambda connection: connection.execute(_NEXT_UNREPORTED).scalars().all())
-        return min((time for time in times if time is not None), default=None)
+        return await self._storage.read(self._next_unreported)
 
     async def backlog(self) -> Backlog:
         """Count what is held."""
@@ -219,6 +232,10 @@ class SqlJournal:
         """Drop tasks reported before this time."""
         return await self._storage.write(lambda connection: connection.execute(_FORGET, {"before": before}).rowcount)
 
+    def _next_unreported(self, connection: Connection) -> float | None:
+        times = connection.execute(_NEXT_UNREPORTED.on(connection), {"me": self._me}).scalars()
+        return min((time for time in times if time is not None), default=None)
+
     def _waiting(self, connection: Connection, limit: int, now: float) -> tuple[Entry, ...]:
         connection.execute(_RIPEN_UNREPORTED, {"now": now})
         while ids := self._oldest(connection, limit):
@@ -228,7 +245,9 @@ class SqlJournal:
         return ()
 
     def _oldest(self, connection: Connection, limit: int) -> list[str]:
-        found = connection.execute(_OLDEST_UNREPORTED, {"limit": limit + len(self._handed_out)}).scalars()
+        found = connection.execute(
+            _OLDEST_UNREPORTED.on(connection), {"limit": limit + len(self._handed_out), "me": self._me}
+        ).scalars()
         return list(islice((task_id for task_id in found if task_id not in self._handed_out), limit))
 
 
@@ -248,7 +267,7 @@ def _accept(connection: Connection, tasks: Sequence[Task], mark: int, now: float
 def _known(connection: Connection, ids: Sequence[str]) -> dict[str, int | None]:
     known: dict[str, int | None] = {}
     for start in range(0, len(ids), _LOOKED_UP_AT_ONCE):
-        found = connection.execute(_KNOWN, {"ids": ids[start : start + _LOOKED_UP_AT_ONCE]})
+        found = connection.execute(_KNOWN.on(connection), {"ids": ids[start : start + _LOOKED_UP_AT_ONCE]})
         known.update((task_id, mark) for task_id, mark in found)
     return known
 
@@ -256,19 +275,19 @@ def _known(connection: Connection, ids: Sequence[str]) -> dict[str, int | None]:
 def _row(task: Task, now: float) -> Parameters:
     return {
         "id": task.id,
-        "type": task.type,
+        "type": storable(task.type),
         "priority": task.priority,
         "created_at": task.created_at,
-        "batch_key": task.batch_key,
-        "correlation_id": task.correlation_id,
+        "batch_key": storable(task.batch_key),
+        "correlation_id": storable(task.correlation_id),
         "now": now,
         "content": encoded(task.content),
     }
 
 
-def _claim(connection: Connection, limit: int, now: float) -> tuple[Task, ...]:
+def _claim(connection: Connection, me: str, limit: int, now: float) -> tuple[Task, ...]:
     connection.execute(_RIPEN_DUE, {"now": now})
-    while rows := _most_urgent(connection, limit):
+    while rows := _most_urgent(connection, me, limit):
         tasks, damaged = _tasks(rows)
         execute_each(connection, _SET_ASIDE, damaged)
         if tasks:
@@ -276,9 +295,11 @@ def _claim(connection: Connection, limit: int, now: float) -> tuple[Task, ...]:
     return ()
 
 
-def _most_urgent(connection: Connection, limit: int) -> Sequence[Any]:
-    key = connection.execute(_MOST_URGENT_KEY).scalar()
-    return () if key is None else connection.execute(_CLAIM, {"key": key, "limit": limit}).all()
+def _most_urgent(connection: Connection, me: str, limit: int) -> Sequence[Any]:
+    key = connection.execute(_MOST_URGENT_KEY.on(connection)).scalar()
+    if key is None:
+        return ()
+    return connection.execute(_CLAIM.on(connection), {"key": key, "limit": limit, "me": me}).all()
 
 
 def _tasks(rows: Iterable[Any]) -> tuple[list[Task], list[Parameters]]:
@@ -291,14 +312,14 @@ def _tasks(rows: Iterable[Any]) -> tuple[list[Task], list[Parameters]]:
     return tasks, damaged
 
 
-def _settle(connection: Connection, outcomes: Mapping[str, Outcome], now: float) -> None:
+def _settle(connection: Connection, me: str, outcomes: Mapping[str, Outcome], now: float) -> None:
     settled: list[Parameters] = []
     deferred: list[Parameters] = []
     for task_id, outcome in outcomes.items():
         if isinstance(outcome, Deferred):
-            deferred.append(_deferral(task_id, outcome))
+            deferred.append({"me": me, **_deferral(task_id, outcome)})
         else:
-            settled.append({"id": task_id, "now": now, **outcome_columns(outcome)})
+            settled.append({"id": task_id, "me": me, "now": now, **outcome_columns(outcome)})
     execute_each(connection, _SETTLE, settled)
     execute_each(connection, _DEFER, deferred)
 
@@ -310,7 +331,9 @@ def _deferral(task_id: str, outcome: Deferred) -> Parameters:
 
 def _entries(connection: Connection, ids: Sequence[str]) -> tuple[Entry, ...]:
     entries, damaged = [], []
-    for task_id, type_, correlation_id, settled_at, deliveries, *kept in connection.execute(_OUTCOMES, {"ids": ids}):
+    for task_id, type_, correlation_id, settled_at, deliveries, *kept in connection.execute(
+        _OUTCOMES.on(connection), {"ids": ids}
+    ):
         try:
             entries.append(Entry(task_id, type_, correlation_id, outcome_of(*kept), settled_at, deliveries))
         except Damaged as error:
@@ -338,5 +361,5 @@ def _backlog(connection: Connection, now: float) -> Backlog:
     )
 
 
-def _by_id(task_ids: Iterable[str], **values: float) -> list[Parameters]:
+def _by_id(task_ids: Iterable[str], **values: float | str) -> list[Parameters]:
     return [{"id": task_id, **values} for task_id in task_ids]

@@ -7,19 +7,22 @@ from typing import Any
 
 from sqlalchemy import Connection, Dialect, TextClause
 
+from ai_task_processor.storage.statements import Statement
 
-def execute_each(connection: Connection, statement: TextClause, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Execute ``statement`` (a constant of the program) once for each row; answer how many rows it changed.
+
+def execute_each(connection: Connection, each: TextClause | Statement, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Execute ``each`` (a constant of the program) once for each row.
 
     The same as ``connection.execute(statement, rows)`` without its checks of every row, which cost more than the
     database takes for a small one.
     """
     if not rows:
-        return 0
-    sql, names = _compiled(statement, connection.dialect)
+        return
+    clause = each.on(connection) if isinstance(each, Statement) else each
+    sql, names = _compiled(clause, connection.dialect)
     pick = itemgetter(*names)
     values = [pick(row) for row in rows] if len(names) > 1 else [(pick(row),) for row in rows]
-    return connection.exec_driver_sql(sql, values).rowcount
+    connection.exec_driver_sql(sql, values)
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,33 @@
+"""Statements that are a little longer where several replicas share the database."""
+
+import re
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, TextClause, bindparam, text
+
+_FOR_REPLICAS = re.compile(r"/\*(.*?)\*/", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement in both of its forms: for a database with one owner, and for one that replicas share."""
+
+    sole: TextClause
+    shared: TextClause
+
+    def on(self, connection: Connection) -> TextClause:
+        """The form for this database."""
+        return self.sole if connection.dialect.name == "sqlite" else self.shared
+
+
+def statement(sql: str) -> Statement:
+    """Make a statement; what stands between ``/*`` and ``*/`` belongs to the form for replicas alone.
+
+    A parameter named ``ids`` takes a list.
+    """
+    return Statement(sole=_text(_FOR_REPLICAS.sub("", sql)), shared=_text(_FOR_REPLICAS.sub(r"\1", sql)))
+
+
+def _text(sql: str) -> TextClause:
+    clause = text(sql)
+    return clause.bindparams(bindparam("ids", expanding=True)) if ":ids" in sql else clause
