@@ -38,6 +38,9 @@ T = TypeVar("T")
 
 MODEL = "nomic-embed-text"
 
+GLANCE = 60.0
+"""Simulated seconds between looks of idle stages, which cost the more the longer a test pretends to wait."""
+
 # --- Simulated time with sockets --------------------------------------------------------------------------------------
 
 
@@ -158,13 +161,13 @@ class Daemon:
         async with aiohttp.ClientSession() as session, session.get(self.app.ops_url + route) as response:
             return response.status, await response.json()
 
-    async def metric(self, name: str, **labels: str) -> float:
+    async def metric(self, name: str, /, **labels: str) -> float:
         """The sum of a metric's samples that carry these labels; ``name`` without the prefix."""
         async with aiohttp.ClientSession() as session, session.get(self.app.ops_url + "/metrics") as response:
             return metric_in(await response.text(), name, **labels)
 
 
-def metric_in(exposition: str, name: str, **labels: str) -> float:
+def metric_in(exposition: str, name: str, /, **labels: str) -> float:
     """The sum of those samples of ``name``, without its prefix, that carry ``labels``."""
     samples = [sample for family in text_string_to_metric_families(exposition) for sample in family.samples]
     named = [sample for sample in samples if sample.name == f"ai_task_processor_{name}"]
@@ -186,7 +189,7 @@ async def running(
             opened.append(storage)
             yield await state_in(storage, settings, clock)
 
-    world = World(clock=clock, randomness=random.Random(1), engine=engine, state=open_state)
+    world = World(clock=clock, randomness=random.Random(1), engine=engine, state=open_state, glance=GLANCE)
     watch = Watch()
     async with open_app(configured, observers=[watch], world=world) as app, asyncio.TaskGroup() as group:
         run = group.create_task(app.run(), name="daemon")
