@@ -1,9 +1,13 @@
 """The store of the cache, in memory and in the state database."""
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
@@ -17,6 +21,8 @@ a write."""
 
 _BEGINNING = 2**40
 """Where positions begin, so that all of them have six bytes in SQLite: a row of the same size is changed in place."""
+
+RECOUNTED = 64
 
 _LOOKED_UP_AT_ONCE = 500
 _EVICTED_AT_ONCE = 256
@@ -84,7 +90,7 @@ class _Row:
 
 
 _TOTALS = text("SELECT COUNT(*), COALESCE(SUM(size), 0), MAX(used) FROM embedding_cache")
-_GET = text("SELECT key, entry, used FROM embedding_cache WHERE key IN :keys").bindparams(
+_GET = text("SELECT key, entry, size, used FROM embedding_cache WHERE key IN :keys").bindparams(
     bindparam("keys", expanding=True)
 )
 _PUT = text("INSERT INTO embedding_cache (key, used, size, entry) VALUES (:key, :used, :size, :entry)")
@@ -96,110 +102,153 @@ _OLDEST = text("SELECT key, size FROM embedding_cache ORDER BY used LIMIT :limit
 
 
 class SqlCacheStore:
-    """Keeps the entries in the state database, whose owner this process must be; :meth:`open` makes one.
+    """Keeps the entries in the state database; :meth:`open` makes one.
 
     A position in the stream of all bytes ever put stands for time: no clock can set it back, and while nothing is put
-    no recency need be written. What is in memory is touched in transactions alone, so by one at a time.
+    no recency need be written. What the database holds is kept count of here, and counted anew after every RECOUNTED
+    puts (replicas may share it) and after a put that was cut off; by so much the bound may be passed for a while.
     """
 
     def __init__(self, storage: Storage, *, limit: int) -> None:
         self._storage = storage
         self._limit = limit
         self._grain = limit // GRAIN
+        self._books = Filling(entries=0, size=0)
+        self._puts_until_recount = 0
         self._position = _BEGINNING
-        self._entries = 0
-        self._size = 0
         self._touched: dict[bytes, int] = {}
+        self._changing = asyncio.Lock()
 
     @classmethod
     async def open(cls, storage: Storage, *, limit: int) -> "SqlCacheStore":
         """Take up what an earlier run kept, as much of it as ``limit`` bytes allow; 0 keeps none."""
         store = cls(storage, limit=limit)
-        await storage.read(store._count)
+        await store._recount()
         evicted = 1
-        while store._size > limit and evicted:  # in small transactions: there may be gigabytes
-            evicted = await storage.write(store._evict_some)
+        while store._books.size > limit and evicted:  # in small transactions: there may be gigabytes
+            store._books, evicted = await storage.write(partial(_evict_some, books=store._books, limit=limit))
         return store
 
     async def get_many(self, keys: Collection[bytes]) -> Mapping[bytes, bytes]:
         """See :class:`~ai_task_processor.providers.cache.CacheStore`."""
-        if not self._entries:
+        if not self._limit:
             return {}
-        return await self._storage.read(lambda connection: self._get(connection, list(keys)))
+        asked = list(keys)
+        found = await self._storage.read(lambda connection: _get(connection, asked))
+        self._touch({key: found[key].used for key in asked if key in found})
+        return {key: row.entry for key, row in found.items()}
 
     async def put_many(self, entries: Mapping[bytes, bytes]) -> int:
         """See :class:`~ai_task_processor.providers.cache.CacheStore`."""
         if not entries or not self._limit:
             return 0
-        return await self._storage.write(lambda connection: self._put(connection, entries))
+        async with self._changing:
+            if self._puts_until_recount == 0:
+                await self._recount()
+            return await self._put(entries)
 
     async def drop(self, keys: Collection[bytes]) -> None:
         """See :class:`~ai_task_processor.providers.cache.CacheStore`."""
-        await self._storage.write(lambda connection: self._drop(connection, list(keys)))
+        async with self._changing:
+            gone, books = list(keys), self._books
+            with self._recounted_if_cut_off():
+                self._books = await self._storage.write(lambda connection: _drop(connection, books, gone))
+            self._forget_touches(gone)
 
     def filling(self) -> Filling:
         """See :class:`~ai_task_processor.providers.cache.CacheStore`."""
-        return Filling(entries=self._entries, size=self._size)
+        return self._books
 
-    def _count(self, connection: Connection) -> None:
-        self._entries, self._size, latest = connection.execute(_TOTALS).one()
-        self._position = latest or _BEGINNING
+    async def _recount(self) -> None:
+        entries, size, latest = await self._storage.read(lambda connection: connection.execute(_TOTALS).one())
+        self._books = Filling(entries=int(entries), size=int(size))
+        self._position = max(self._position, latest or 0)
+        self._puts_until_recount = RECOUNTED
 
-    def _get(self, connection: Connection, keys: list[bytes]) -> Mapping[bytes, bytes]:
-        rows = {
-            key: (entry if isinstance(entry, bytes) else b"", used)
-            for some in _portions(keys, _LOOKED_UP_AT_ONCE)
-            for key, entry, used in connection.execute(_GET, {"keys": some})
-        }
-        for key in keys:
-            if key in rows and self._position - self._touched.get(key, rows[key][1]) > self._grain:
-                self._touched.pop(key, None)  # to the end
-                self._touched[key] = self._advanced(by=1)
-        return {key: entry for key, (entry, _) in rows.items()}
-
-    def _put(self, connection: Connection, entries: Mapping[bytes, bytes]) -> int:
-        self._drop(connection, list(entries))
-        self._write_touches(connection)
-        sizes = {key: stored_size(key, entry) for key, entry in entries.items()}
-        rows = [
-            {"key": key, "entry": entry, "size": sizes[key], "used": self._advanced(by=sizes[key])}
-            for key, entry in entries.items()
-        ]
-        execute_each(connection, _PUT, rows)
-        self._entries += len(rows)
-        self._size += sum(sizes.values())
-        evicted = 0
-        while self._size > self._limit and (some := self._evict_some(connection)):
-            evicted += some
+    async def _put(self, entries: Mapping[bytes, bytes]) -> int:
+        touches = dict(islice(self._touched.items(), _TOUCHED_AT_ONCE))
+        rows = [self._row(key, entry) for key, entry in entries.items()]
+        books, limit = self._books, self._limit
+        with self._recounted_if_cut_off():
+            self._books, evicted = await self._storage.write(lambda c: _put(c, books, limit, rows, touches))
+        self._forget_touches(key for key, used in touches.items() if self._touched.get(key) == used)
+        self._forget_touches(entries)
+        self._puts_until_recount -= 1
         return evicted
 
-    def _write_touches(self, connection: Connection) -> None:
-        touches = list(islice(self._touched.items(), _TOUCHED_AT_ONCE))
-        execute_each(connection, _TOUCH, [{"key": key, "used": used} for key, used in touches])
-        for key, _ in touches:
-            del self._touched[key]
+    def _row(self, key: bytes, entry: bytes) -> dict[str, Any]:
+        size = stored_size(key, entry)
+        return {"key": key, "entry": entry, "size": size, "used": self._advanced(by=size)}
 
-    def _evict_some(self, connection: Connection) -> int:
-        excess, oldest = self._size - self._limit, []
-        for key, size in connection.execute(_OLDEST, {"limit": _EVICTED_AT_ONCE}):
-            if excess <= 0:
-                break
-            excess -= size
-            oldest.append(key)
-        self._drop(connection, oldest)
-        return len(oldest)
+    def _touch(self, used: Mapping[bytes, int]) -> None:
+        """Note the use of entries, to be written with the next put, where they have not been used for a while."""
+        for key, known in used.items():
+            if self._position - self._touched.get(key, known) > self._grain:
+                self._touched.pop(key, None)  # to the end
+                self._touched[key] = self._advanced(by=1)
 
-    def _drop(self, connection: Connection, keys: list[bytes]) -> None:
-        for some in _portions(keys, _LOOKED_UP_AT_ONCE):
-            sizes = connection.execute(_DROP, {"keys": some}).scalars().all()
-            self._entries -= len(sizes)
-            self._size -= sum(sizes)
+    def _forget_touches(self, keys: Iterable[bytes]) -> None:
         for key in keys:
             self._touched.pop(key, None)
 
     def _advanced(self, *, by: int) -> int:
         self._position += by
         return self._position
+
+    @contextmanager
+    def _recounted_if_cut_off(self) -> Iterator[None]:
+        """A transaction whose end was not waited for has happened or not: only the database knows."""
+        try:
+            yield
+        except BaseException:
+            self._puts_until_recount = 0
+            raise
+
+
+def _get(connection: Connection, keys: list[bytes]) -> Mapping[bytes, _Row]:
+    return {
+        key: _Row(entry if isinstance(entry, bytes) else b"", size, used)
+        for some in _portions(keys, _LOOKED_UP_AT_ONCE)
+        for key, entry, size, used in connection.execute(_GET, {"keys": some})
+    }
+
+
+def _put(
+    connection: Connection, books: Filling, limit: int, rows: list[dict[str, Any]], touches: Mapping[bytes, int]
+) -> tuple[Filling, int]:
+    """Answers the books afterwards, and how many entries had to go."""
+    books = _drop(connection, books, [row["key"] for row in rows])
+    execute_each(connection, _TOUCH, [{"key": key, "used": used} for key, used in touches.items()])
+    books = Filling(books.entries, books.size + sum(row["size"] for row in rows))
+    books, before = _evict(connection, books, limit)  # first: what is freed is filled again, the file need not grow
+    execute_each(connection, _PUT, rows)
+    books, after = _evict(connection, Filling(books.entries + len(rows), books.size), limit)
+    return books, before + after
+
+
+def _evict(connection: Connection, books: Filling, limit: int) -> tuple[Filling, int]:
+    evicted, some = 0, 1
+    while books.size > limit and some:
+        books, some = _evict_some(connection, books, limit)
+        evicted += some
+    return books, evicted
+
+
+def _evict_some(connection: Connection, books: Filling, limit: int) -> tuple[Filling, int]:
+    excess, oldest = books.size - limit, []
+    for key, size in connection.execute(_OLDEST, {"limit": _EVICTED_AT_ONCE}):
+        if excess <= 0:
+            break
+        excess -= size
+        oldest.append(key)
+    return _drop(connection, books, oldest), len(oldest)
+
+
+def _drop(connection: Connection, books: Filling, keys: list[bytes]) -> Filling:
+    for some in _portions(keys, _LOOKED_UP_AT_ONCE):
+        sizes = connection.execute(_DROP, {"keys": some}).scalars().all()
+        books = Filling(books.entries - len(sizes), books.size - sum(sizes))
+    return books
 
 
 def _portions(keys: list[bytes], size: int) -> Iterable[list[bytes]]:
