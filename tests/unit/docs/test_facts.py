@@ -3,6 +3,7 @@
 import inspect
 import re
 import runpy
+import tomllib
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,11 @@ def own(one: Any, module: Any) -> bool:
 def forms(word: str) -> tuple[str, str]:
     """``TaskSource`` may stand as one word, or by its last part."""
     return word.lower(), re.findall(r"[A-Z][a-z]+", word)[-1].lower()
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_the_layers_are_those_that_are_checked(name: str) -> None:
+    contracts = tomllib.loads(page("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    checked = [set(re.findall(r"ai_task_processor\.(\w+)", layer)) for layer in contracts[0]["layers"]]
+    (drawn,) = (part for part in code(name) if part.startswith("cli ▸"))
+    assert [set(re.findall(r"[a-z_]{3,}", layer.partition("(")[0])) for layer in drawn.split("▸")] == checked
