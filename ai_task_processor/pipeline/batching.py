@@ -1,22 +1,33 @@
 """Which works travel together; pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 
 from ai_task_processor.domain.work import Batch, Work
 
+NO_COMPANY: Mapping[str, int] = MappingProxyType({})
 
-def batches(works: Iterable[Work], size: int) -> tuple[Batch, ...]:
+
+def batches(works: Iterable[Work], size: int, company: Mapping[str, int] = NO_COMPANY) -> tuple[Batch, ...]:
     """Divide works into batches of one task type and key, at most ``size`` each, in the order given.
 
     A task that has failed before travels in smaller company: each attempt halves the batch, so that what spoils a
-    batch is alone after a few attempts and its neighbours succeed without it.
+    batch is alone after a few attempts and its neighbours succeed without it. ``company`` says for some task ids how
+    large their batch may be at most.
     """
-    ordered = sorted(works, key=_company)  # stable: within a group the order given stays
+
+    def limit(work: Work) -> int:
+        return max(1, min(size >> work.task.attempts, company.get(work.task.id, size)))
+
+    def group(work: Work) -> tuple[str, str, int]:
+        return (work.task.type, work.key, -limit(work))
+
+    ordered = sorted(works, key=group)  # stable: within a group the order given stays
     return tuple(
         Batch(type=kind, key=key, works=part)
-        for (kind, key, attempts), group in groupby(ordered, key=_company)
-        for part in _parts(tuple(group), max(1, size >> attempts))
+        for (kind, key, most), works_of_group in groupby(ordered, key=group)
+        for part in _parts(tuple(works_of_group), -most)
     )
 
 
@@ -27,10 +38,6 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
         Batch(type=batch.type, key=batch.key, works=batch.works[:middle]),
         Batch(type=batch.type, key=batch.key, works=batch.works[middle:]),
     )
-
-
-def _company(work: Work) -> tuple[str, str, int]:
-    return (work.task.type, work.key, work.task.attempts)
 
 
 def _parts(works: Sequence[Work], size: int) -> Iterator[tuple[Work, ...]]:

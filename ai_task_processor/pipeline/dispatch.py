@@ -16,6 +16,7 @@ from ai_task_processor.domain.errors import (
     ProviderThrottled,
     ProviderUnavailable,
     TaskApiError,
+    TaskApiUnavailable,
 )
 from ai_task_processor.domain.events import (
     BatchCrashed,
@@ -38,6 +39,9 @@ LONGEST_BACKOFF = 3_600.0
 
 OUTAGE_BACKOFF = 5.0
 """Seconds until a task is tried again whose provider is down for everybody; the breaker governs the rest."""
+
+LONGEST_WISH = 3_600.0
+"""Seconds for which a Retry-After of the Task API is obeyed, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ class Dispatch:
         self._clock = clock
         self._observer = observer
         self._random = randomness
+        self._company: dict[str, int] = {}  # by task id: how many may travel with it after its batch was refused
+        self._quiet_until = -math.inf  # before that the Task API does not want to hear from us
 
     async def step(self) -> float:
         """Perform one claim; answer 0, or how long nothing will be due."""
@@ -103,16 +109,29 @@ class Dispatch:
 
     async def _announce(self, task: Task) -> bool:
         try:
-            receipt = await self._reporter.announce(task)
+            receipt = await self._announce_unless_quiet(task)
         except (TaskApiError, NotNow) as error:
             until = error.until if isinstance(error, NotNow) else self._clock.now() + OUTAGE_BACKOFF
-            await self._settle_one(task, Deferred(until=until, reason=str(error)), cause=type(error).__name__)
+            outcome = Deferred(until=max(until, self._quiet_until), reason=str(error))
+            await self._settle_one(task, outcome, cause=type(error).__name__)
             return False
         if receipt is Receipt.TAKEN:
             return True
         await self._journal.mark_reported([task.id])
+        self._company.pop(task.id, None)
         self._observer(ClaimLost(task_id=task.id, correlation_id=task.correlation_id, receipt=receipt.value))
         return False
+
+    async def _announce_unless_quiet(self, task: Task) -> Receipt:
+        """A wish of the Task API to wait holds for every task."""
+        if self._clock.now() < self._quiet_until:
+            raise NotNow("the Task API wants to be left alone for a while", until=self._quiet_until)
+        try:
+            return await self._reporter.announce(task)
+        except TaskApiUnavailable as error:
+            wish = min(error.retry_after or 0.0, LONGEST_WISH)
+            self._quiet_until = max(self._quiet_until, self._clock.now() + wish)
+            raise
 
     # --- Performing -----------------------------------------------------------------------------------------------
 
@@ -125,7 +144,7 @@ class Dispatch:
                 works.append(plan)
             else:
                 await self._settle_one(task, Failed(plan.reason), cause="Rejection")
-        todo = deque(batches(works, self._settings.batch_size))
+        todo = deque(batches(works, self._settings.batch_size, self._company))
         while todo:
             todo.extendleft(reversed(await self._settle_batch(todo.popleft())))
 
@@ -145,7 +164,7 @@ class Dispatch:
         except ProviderRejected as error:
             if len(batch.works) > 1 and not error.every_input:
                 self._observer(BatchSplit(batch.type, batch.key, len(batch.works), str(error)))
-                return halves(batch)
+                return self._split(batch)
             outcomes, cause = self._all(batch, Failed(str(error))), type(error).__name__
         except (NotNow, ProviderError) as error:
             outcomes, cause = self._deferred(batch, error), type(error).__name__
@@ -157,28 +176,40 @@ class Dispatch:
         await self._settle(batch, outcomes, cause, self._clock.monotonic() - began)
         return ()
 
+    def _split(self, batch: Batch) -> tuple[Batch, ...]:
+        """The halves; where a limit makes them wait, they are not to be joined again and refused together for ever."""
+        parts = halves(batch)
+        self._company.update((work.task.id, len(part.works)) for part in parts for work in part.works)
+        return parts
+
     def _all(self, batch: Batch, outcome: Outcome) -> dict[str, Outcome]:
         return {work.task.id: outcome for work in batch.works}
 
     def _deferred(self, batch: Batch, error: NotNow | ProviderError) -> dict[str, Outcome]:
         if isinstance(error, NotNow):
             return self._all(batch, Deferred(until=error.until, reason=str(error)))
+        wished = (error.retry_after if isinstance(error, ProviderUnavailable | ProviderThrottled) else None) or 0.0
         if isinstance(error, ProviderUnavailable) and error.own_fault:
-            return {work.task.id: self._after_own_failure(work.task, str(error)) for work in batch.works}
-        wished = error.retry_after if isinstance(error, ProviderUnavailable | ProviderThrottled) else None
-        return self._all(batch, Deferred(until=self._clock.now() + max(wished or 0, OUTAGE_BACKOFF), reason=str(error)))
+            return self._after_own_failure(batch, str(error), wished)
+        return self._all(batch, Deferred(until=self._clock.now() + max(wished, OUTAGE_BACKOFF), reason=str(error)))
 
     def _after_defect(self, batch: Batch) -> dict[str, Outcome]:
-        reason = "the daemon failed to process this task; its log has the details"
-        return {work.task.id: self._after_own_failure(work.task, reason) for work in batch.works}
+        return self._after_own_failure(batch, "the daemon failed to process this task; its log has the details")
 
-    def _after_own_failure(self, task: Task, reason: str) -> Outcome:
-        """Defer a task that failed by itself, or fail it when it has done so too often."""
+    def _after_own_failure(self, batch: Batch, reason: str, wished: float = 0.0) -> dict[str, Outcome]:
+        alone = len(batch.works) == 1
+        return {work.task.id: self._again(work.task, reason, wished, alone=alone) for work in batch.works}
+
+    def _again(self, task: Task, reason: str, wished: float, *, alone: bool) -> Outcome:
+        """Defer a task that failed by itself, or fail it when it has done so too often.
+
+        While it has company, one of its neighbours may be at fault: only a task that fails alone is failed.
+        """
         attempts = task.attempts + 1
-        if attempts >= self._settings.max_attempts:
+        if alone and attempts >= self._settings.max_attempts:
             return Failed(f"given up after {attempts} attempts: {reason}")
         backoff = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0**task.attempts) * self._random.uniform(0.5, 1.0)
-        return Deferred(until=self._clock.now() + backoff, reason=reason, counts=True)
+        return Deferred(until=self._clock.now() + max(wished, backoff), reason=reason, counts=True)
 
     # --- Settling -------------------------------------------------------------------------------------------------
 
@@ -191,6 +222,9 @@ class Dispatch:
         if missing:
             outcomes = dict(outcomes) | self._after_defect(Batch(batch.type, batch.key, tuple(missing)))
         await self._journal.settle(outcomes)
+        for task_id, outcome in outcomes.items():
+            if not isinstance(outcome, Deferred):
+                self._company.pop(task_id, None)
         self._tell_settled(batch, outcomes, cause, seconds)
 
     def _tell_started(self, batch: Batch) -> None:

@@ -14,7 +14,7 @@ def replay(seed: int) -> int:
     print("\n".join(report.trace))
     print(f"\nseed {seed}: {report.simulated:.0f} simulated seconds, hash {report.hash}")
     for violation in report.violations:
-        print(f"VIOLATED: {violation}")
+        print(f"violated: {violation}")
     return len(report.violations)
 
 

@@ -79,10 +79,10 @@ class Weather:
                 return fault
         return ""
 
-    def delay(self, chance: random.Random) -> float:
-        """Seconds for one way."""
+    def delay(self, now: float, healed: float, chance: random.Random) -> float:
+        """Seconds for one way at ``now``; from ``healed`` on all is quick enough."""
         seconds = chance.uniform(*self.latency)
-        return seconds * 100 if chance.random() < self.slow else seconds
+        return seconds * 100 if chance.random() < self.slow and now < healed else seconds
 
 
 CALM = Weather()

@@ -2,7 +2,7 @@
 
 import bisect
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -48,6 +48,7 @@ class Ledger:
     """Every fact that an invariant needs; ``violations`` are told in words."""
 
     scenario: Scenario
+    tell: Callable[[str], None]
     violations: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     charges: list[Charge] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Ledger:
     """How many answers each text may cost: one for each time that a task with it was to be done."""
 
     def violated(self, what: str) -> None:
+        self.tell(f"VIOLATED: {what}")
         if len(self.violations) < 20:
             self.violations.append(what)
 

@@ -9,7 +9,7 @@ from tests.fakes.time import BEGINNING
 
 T = TypeVar("T")
 
-LONGEST_SPIN = 100_000
+LONGEST_SPIN = 20_000
 """Rounds of the loop in one moment of simulated time, after which something is taken to spin."""
 
 
@@ -45,6 +45,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         else:
             self._spun += 1
             if self._spun > LONGEST_SPIN:
+                self._spun = 0
                 raise SimulationStuck(f"something spins at {self._elapsed}")
         return ()
 
@@ -102,4 +103,3 @@ class Inline(Executor):
         except BaseException as error:  # noqa: BLE001  # whoever waits for it gets it, as from any executor
             future.set_exception(error)
         return future
-

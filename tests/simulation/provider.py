@@ -62,19 +62,21 @@ class SimulatedProvider:
         self._ledger.counts[f"provider: {fault or 'well'}"] += 1
         self._ledger.requests[self.name].append(now)
         answer: asyncio.Future[Embeddings] = loop.create_future()
-        weather = self._traits.weather
         if fault == faults.REFUSED:
-            await asyncio.sleep(weather.delay(self._chance))
+            await asyncio.sleep(self._delay())
             raise ProviderUnavailable(f"{self.name} cannot be reached", sent=False)
         self._sent(len(texts))
 
         def work() -> None:
             outcome, charges = self._outcome(life, texts, model=model, dimensions=dimensions, fault=fault)
             if outcome is not None:
-                loop.call_later(weather.delay(self._chance), self._give, life, texts, answer, outcome, charges)
+                loop.call_later(self._delay(), self._give, life, texts, answer, outcome, charges)
 
-        loop.call_later(weather.delay(self._chance), work)
+        loop.call_later(self._delay(), work)
         return await answer
+
+    def _delay(self) -> float:
+        return self._traits.weather.delay(asyncio.get_running_loop().time(), self._healed, self._chance)
 
     def _fault(self, texts: Sequence[str], now: float) -> str:
         """What will go wrong. A text is not met by more single faults than its task has attempts to spare."""
@@ -129,7 +131,11 @@ class SimulatedProvider:
     def _check_wishes(self, life: Life, texts: Sequence[str], now: float) -> None:
         """A wish is obeyed for these texts; not after a jump of the clock, nor where two tasks have one text."""
         for text in texts:
-            if self._ledger.allowed.get(text) == 1 and not self._jumps and now < self._not_before.get((life, text), 0.0) - 0.01:
+            if (
+                self._ledger.allowed.get(text) == 1
+                and not self._jumps
+                and now < self._not_before.get((life, text), 0.0) - 0.01
+            ):
                 self._ledger.violated(f"{self.name} was asked for {text[:30]!r} before its Retry-After was over")
 
     def _give(

@@ -306,7 +306,7 @@ def _engines(chance: random.Random, healed: float, names: str) -> dict[str, Engi
                 wishes=chance.choice(((1,), (5, 30), (60, 600))),
             ),
             most_characters=chance.choice((100, 1_000, 1_000_000)),
-            timeout=chance.choice((5.0, 60.0)),
+            timeout=chance.choice((15.0, 60.0)),
         )
         for name in names.split()
     }

@@ -43,6 +43,7 @@ _STATUS = {
 class Item:
     """A task at the Task API.
 
+    ``acknowledged_at`` is the server's step at which the daemon heard that its last PATCH has ended the matter.
     ``era`` counts how often the daemon was told, on a page that it asked for after its last acknowledgement, that the
     task is pending again. ``finals`` are the bodies that took effect, by the era in which they were sent.
     """
@@ -56,7 +57,7 @@ class Item:
     era: int = 0
     finals: dict[int, set[bytes]] = field(default_factory=dict)
     history: list[tuple[float, str]] = field(default_factory=list)
-    acknowledged_at: float | None = None
+    acknowledged_at: int | None = None
     acknowledged_to: Life | None = None
     written: bool = False
     not_before: dict[int, float] = field(default_factory=dict)
@@ -89,6 +90,7 @@ class Exchange:
     route: str
     request: httpx2.Request
     sent_at: float
+    step: int
     fault: str
     answer: "asyncio.Future[httpx2.Response]"
     item: Item | None = None
@@ -109,7 +111,7 @@ class TaskServer:
         self._chance = random.Random(f"server {scenario.seed}")
         self._honours_limit = scenario.api.honours_limit
         self._tokens: dict[str, float] = {}
-        self._issued = 0
+        self._issued = self._step = 0
         self._polls_not_before: dict[int, float] = {}
         self._plan()
 
@@ -170,14 +172,14 @@ class TaskServer:
         weather = self._weather(route)
         now = self._loop.time()
         fault = weather.fault(now, self._scenario.healed, self._chance)
-        exchange = Exchange(life, route, request, now, fault, self._loop.create_future())
+        exchange = Exchange(life, route, request, now, self._next_step(), fault, self._loop.create_future())
         self._ledger.counts[f"{route}: {fault or 'well'}"] += 1
         if route == PATCH:
             self._expect(exchange, unquote(path.rsplit("/", 1)[-1]))
         if route == FETCH:
             self._expect_poll(exchange)
         self._tell(f"{request.method} {path}{_shown(request)} {fault or 'well'}")
-        delay = weather.delay(self._chance) + (LATE_BY if fault == faults.LATE else 0)
+        delay = self._delay(route) + (LATE_BY if fault == faults.LATE else 0)
         self._loop.call_later(delay, self._arrive, exchange)
         return exchange
 
@@ -203,8 +205,14 @@ class TaskServer:
     def _arrive(self, exchange: Exchange) -> None:
         """The request takes effect, unless it is lost; then its answer sets out, unless that is lost."""
         answer = None if exchange.fault in faults.WITHOUT_EFFECT else self._performed(exchange)
-        delay = self._weather(exchange.route).delay(self._chance)
-        self._loop.call_later(delay, self._answer, exchange, answer)
+        self._loop.call_later(self._delay(exchange.route), self._answer, exchange, answer)
+
+    def _next_step(self) -> int:
+        self._step += 1
+        return self._step
+
+    def _delay(self, route: str) -> float:
+        return self._weather(route).delay(self._loop.time(), self._scenario.healed, self._chance)
 
     def _performed(self, exchange: Exchange) -> Answer:
         if exchange.route == TOKEN:
@@ -234,7 +242,9 @@ class TaskServer:
         assert answer is not None
         self._heard(exchange, answer)
         body: Any = {"stream": _Broken(answer.body)} if fault == faults.TRUNCATED else {"content": answer.body}
-        future.set_result(httpx2.Response(answer.status, headers=dict(answer.headers), request=exchange.request, **body))
+        future.set_result(
+            httpx2.Response(answer.status, headers=dict(answer.headers), request=exchange.request, **body)
+        )
 
     def _wish(self, exchange: Exchange, fault: str) -> dict[str, str]:
         """The header Retry-After, in one of its two forms, and a note to see whether it is obeyed."""
@@ -251,14 +261,13 @@ class TaskServer:
         return {"retry-after": formatdate(self._machine.wall() + wish + 1, usegmt=True)}
 
     def _heard(self, exchange: Exchange, answer: Answer) -> None:
-        now = self._loop.time()
         if answer.acknowledges is not None:
             item = answer.acknowledges
-            item.acknowledged_at, item.acknowledged_to, item.written = now, exchange.life, False
+            item.acknowledged_at, item.acknowledged_to, item.written = self._next_step(), exchange.life, False
         if exchange.fault == faults.TRUNCATED:
             return
         for item in answer.relists:
-            if item.acknowledged_at is not None and item.acknowledged_at < exchange.sent_at:
+            if item.acknowledged_at is not None and item.acknowledged_at < exchange.step:
                 item.era += 1
                 item.acknowledged_at = item.acknowledged_to = None
                 self._allow(item)

@@ -109,9 +109,7 @@ class GuardedJournal:
         return await self._do("unreported", lambda: self._journal.unreported(limit))
 
     async def mark_reported(self, task_ids: Sequence[str]) -> None:
-        await self._do(
-            "mark_reported", lambda: self._journal.mark_reported(task_ids), lambda: self._reported(task_ids)
-        )
+        await self._do("mark_reported", lambda: self._journal.mark_reported(task_ids), lambda: self._reported(task_ids))
 
     async def postpone(self, task_ids: Sequence[str], until: float, *, counts: bool = True) -> None:
         await self._do("postpone", lambda: self._journal.postpone(task_ids, until, counts=counts))

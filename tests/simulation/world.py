@@ -34,7 +34,20 @@ PATIENCE = 3 * 86_400.0
 """Simulated seconds after the healing in which everything must have come to rest."""
 
 POINTS = (
-    *("settle", "mark_reported", "accept", "claim", "unreported", "postpone", "reopen", "mark", "limits change", "cache put", "spaces", "park"),
+    *(
+        "settle",
+        "mark_reported",
+        "accept",
+        "claim",
+        "unreported",
+        "postpone",
+        "reopen",
+        "mark",
+        "limits change",
+        "cache put",
+        "spaces",
+        "park",
+    ),
     *("fetch sent", "fetch answered", "patch sent", "patch answered", "token sent", "token answered"),
     *("provider before", "provider after"),
 )
@@ -62,7 +75,7 @@ def simulate(scenario: Scenario) -> Report:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         complaints = stack.enter_context(_Complaints())
         trace = Trace(loop)
-        ledger = Ledger(scenario)
+        ledger = Ledger(scenario, trace)
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             try:
                 runner.run(_Simulation(scenario, loop, ledger, trace, folder).run())
@@ -70,9 +83,7 @@ def simulate(scenario: Scenario) -> Report:
                 ledger.violated(str(stuck))
         for complaint in (*loop.complaints, *complaints.messages):
             ledger.violated(f"a complaint: {complaint}")
-        return Report(
-            scenario.seed, ledger.violations, trace.hash, trace.lines, Counter(ledger.counts), loop.time()
-        )
+        return Report(scenario.seed, ledger.violations, trace.hash, trace.lines, Counter(ledger.counts), loop.time())
 
 
 class _Simulation:
@@ -99,7 +110,8 @@ class _Simulation:
         scenario = self._scenario
         self._server = TaskServer(scenario, self._ledger, self._machine, self._tell)
         self._providers = {
-            name: SimulatedProvider(name, scenario, self._ledger, sent=self._sent, tell=self._tell) for name in scenario.engines
+            name: SimulatedProvider(name, scenario, self._ledger, sent=self._sent, tell=self._tell)
+            for name in scenario.engines
         }
         for moment, seconds in scenario.jumps:
             self._loop.call_at(moment, self._jump, seconds)
@@ -164,7 +176,6 @@ class _Simulation:
     async def _work(self, life: Life) -> None:
         clock = SystemClock(wall=self._machine.wall, monotonic=self._machine.monotonic)
         self._life, self._clock = life, clock
-        self._line = max(self._line_now(), clock.now())
         world = World(
             clock=clock,
             boot=self._machine.boot,
@@ -238,12 +249,10 @@ class _Simulation:
 
     def _sent(self, count: int) -> None:
         """So many inputs leave the daemon now: note when that is, on the limiter's own line of time too."""
-        self._line = max(self._line_now(), self._clock.now())
-        self._line_at = self._loop.time()
-        self._ledger.sent.append((self._line_at, self._line, count))
-
-    def _line_now(self) -> float:
-        return self._line + self._loop.time() - self._line_at
+        now = self._loop.time()
+        self._line = max(self._line + now - self._line_at, self._clock.now())
+        self._line_at = now
+        self._ledger.sent.append((now, self._line, count))
 
     def _observe(self, event: Event) -> None:
         match event:
@@ -267,6 +276,7 @@ class _Simulation:
                 break
         if work.done():
             return
+        await asyncio.sleep(2 * self._scenario.api.lag)
         charges = len(self._ledger.charges)
         await asyncio.sleep(3 * self._settings.polling_interval_seconds)
         if len(self._ledger.charges) != charges:
