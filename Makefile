@@ -6,7 +6,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 p
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check format docs lock clean
+.PHONY: help demo run test chaos check format docs lock clean
 
 help: ## Show what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ run: $(VENV)/ready-all ## Run the daemon with the configuration in .env
 
 test: $(VENV)/ready-dev ## Run the tests
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+chaos: $(VENV)/ready-dev ## Kill the real daemon a hundred times while its servers fail
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 check: $(VENV)/ready-dev ## Check style, types and the direction of imports
 	$(BIN)/ruff format --check .
