@@ -74,7 +74,7 @@ def _print_json(value: object) -> None:
 def _print_table(rows: Sequence[Row]) -> None:
     table = Table(title=f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}")
     for heading in ("task", "type", "state", "accepted", "tries", "again at", "reason"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == "task")
     for row in rows:
         tries = str(row.attempts + row.deliveries)
         why = row.reason or row.error or ""

@@ -32,10 +32,14 @@ from ai_task_processor.domain.ports import Journal, Observer, Processor, RateLim
 from ai_task_processor.domain.task import Task
 from ai_task_processor.domain.work import Batch, Rejection, Work
 from ai_task_processor.pipeline.batching import batches, halves
+from ai_task_processor.pipeline.planning import Defect, planned
 
 FIRST_BACKOFF = 2.0
 LONGEST_BACKOFF = 3_600.0
 """Seconds until a task that failed by itself is tried again: doubled with each attempt, between these bounds."""
+
+DEFECT = "the daemon failed to process this task; its log has the details"
+"""What a task's author is told of an error that is ours."""
 
 OUTAGE_BACKOFF = 5.0
 """Seconds until a task is tried again whose provider is down for everybody; the breaker governs the rest."""
@@ -139,21 +143,17 @@ class Dispatch:
         """Plan the tasks and settle them batch by batch; a refused batch comes back as its halves."""
         works: list[Work] = []
         for task in tasks:
-            plan = self._plan(task)
-            if isinstance(plan, Work):
-                works.append(plan)
-            else:
-                await self._settle_one(task, Failed(plan.reason), cause="Rejection")
+            match planned(task, self._processors):
+                case Work() as work:
+                    works.append(work)
+                case Rejection(reason=reason):
+                    await self._settle_one(task, Failed(reason), cause="Rejection")
+                case Defect(traceback=trace):
+                    self._observer(BatchCrashed(task.type, "", 1, trace))
+                    await self._settle_one(task, self._again(task, DEFECT, 0.0, alone=True), cause="Defect")
         todo = deque(batches(works, self._settings.batch_size, self._company))
         while todo:
             todo.extendleft(reversed(await self._settle_batch(todo.popleft())))
-
-    def _plan(self, task: Task) -> Work | Rejection:
-        processor = self._processors.get(task.type)
-        if processor is None:
-            known = ", ".join(sorted(self._processors))
-            return Rejection(f"type {task.type[:100]!r} is not known here; known types: {known}")
-        return processor.plan(task)
 
     async def _settle_batch(self, batch: Batch) -> tuple[Batch, ...]:
         """Perform and settle one batch; answer the parts to try instead, where it was refused as a whole."""
@@ -170,7 +170,7 @@ class Dispatch:
             outcomes, cause = self._deferred(batch, error), type(error).__name__
         except JournalError:
             raise
-        except Exception:  # noqa: BLE001  # the one place where a defect of a processor is contained: only its batch waits
+        except Exception:  # noqa: BLE001  # a defect of a processor is contained here: only its batch waits
             self._observer(BatchCrashed(batch.type, batch.key, len(batch.works), traceback.format_exc()))
             outcomes, cause = self._after_defect(batch), "Defect"
         await self._settle(batch, outcomes, cause, self._clock.monotonic() - began)
@@ -194,7 +194,7 @@ class Dispatch:
         return self._all(batch, Deferred(until=self._clock.now() + max(wished, OUTAGE_BACKOFF), reason=str(error)))
 
     def _after_defect(self, batch: Batch) -> dict[str, Outcome]:
-        return self._after_own_failure(batch, "the daemon failed to process this task; its log has the details")
+        return self._after_own_failure(batch, DEFECT)
 
     def _after_own_failure(self, batch: Batch, reason: str, wished: float = 0.0) -> dict[str, Outcome]:
         alone = len(batch.works) == 1

@@ -9,10 +9,19 @@ from dataclasses import dataclass, replace
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import NotNow, TaskApiError, TaskApiRejected, TaskApiUnavailable
-from ai_task_processor.domain.events import EntryUnusable, Polled, PollFailed, PollPlanned, TaskAccepted, TypeUnknown
-from ai_task_processor.domain.ports import Backlog, Journal, Observer, Processor, RateLimiter, TaskSource
+from ai_task_processor.domain.events import (
+    EntryUnusable,
+    Polled,
+    PollFailed,
+    PollPlanned,
+    TaskAccepted,
+    TurnElsewhere,
+    TypeUnknown,
+)
+from ai_task_processor.domain.ports import Backlog, Journal, Observer, Processor, RateLimiter, TaskSource, Turn
 from ai_task_processor.domain.task import Page, Task
 from ai_task_processor.domain.work import Work
+from ai_task_processor.pipeline.planning import planned
 
 FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
@@ -29,6 +38,9 @@ HELD_BOUND = 10
 
 EARLIEST, LATEST = 0.9, 1.1
 """Bounds of an idle rest, in intervals: processes that were started together shall not poll together for ever."""
+
+TURN_GLANCE = 5.0
+"""Seconds, at most, until a replica looks again whether it is its turn to poll."""
 
 LIMITED_PACE = 1.0
 """Seconds between polls, at least, while a rate limit and not our room says how much is asked for."""
@@ -71,7 +83,9 @@ class Intake:
         clock: Clock,
         observer: Observer,
         randomness: random.Random,
+        turn: Turn | None = None,
     ) -> None:
+        self._turn = turn
         self._settings = settings
         self._source = source
         self._journal = journal
@@ -94,11 +108,17 @@ class Intake:
 
     async def step(self) -> float:
         """Poll if it is time and there is room; answer how long to rest, in seconds."""
-        opens_at = self._limiter.opens_at()
-        rest = await self._poll_if_due() if opens_at is None else opens_at - self._clock.now()
+        rest = await self._poll_in_turn()
         rest = max(0.0, min(rest, max(LONGEST_REST, self._settings.interval * LATEST)))
         self._observer(PollPlanned(by=self._clock.now() + rest))
         return rest
+
+    async def _poll_in_turn(self) -> float:
+        if self._turn and not await self._turn.mine():
+            self._observer(TurnElsewhere())
+            return min(self._settings.interval, TURN_GLANCE)
+        opens_at = self._limiter.opens_at()
+        return await self._poll_if_due() if opens_at is None else opens_at - self._clock.now()
 
     async def _poll_if_due(self) -> float:
         backlog = await self._journal.backlog()
@@ -162,8 +182,7 @@ class Intake:
         return len(kept)
 
     def _batch_key(self, task: Task) -> str:
-        processor = self._processors.get(task.type)
-        work = processor.plan(task) if processor else None
+        work = planned(task, self._processors)
         return f"{task.type} {work.key}" if isinstance(work, Work) else ""
 
     def _after_page(self, page: Page, limit: int, accepted: int) -> float:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 class Backoff:
     """How long to wait between attempts: exponential with full jitter, so that callers who failed together part.
 
-    After attempt n a random time up to ``factor * 2 ** (n - 1)`` seconds, never more than ``longest``. Where the error
+    After attempt n a random time up to ``factor ** n`` seconds, never more than ``longest``. Where the error
     says ``retry_after``, at least that; an error that asks for more than ``longest`` is not retried at all.
     """
 
@@ -29,8 +29,8 @@ class Backoff:
 
     def wait(self, attempt: int, error: BaseException) -> float:
         """Seconds to wait after ``attempt`` (the first is 1) ended with ``error``."""
-        # The exponent is bounded because a float cannot hold 2 ** 1024.
-        ceiling = min(self.longest, self.factor * 2.0 ** min(attempt - 1, 64))
+        # The exponent is bounded because a float cannot hold every power.
+        ceiling = min(self.longest, self.factor ** min(attempt, 64))
         return max(self.randomness.uniform(0, ceiling), asked_wait(error))
 
     def allows(self, error: BaseException) -> bool:

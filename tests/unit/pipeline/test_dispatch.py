@@ -16,7 +16,7 @@ from ai_task_processor.domain.events import BatchCrashed, BatchSettled, BatchSpl
 from ai_task_processor.domain.outcome import Failed, Outcome, Succeeded
 from ai_task_processor.domain.ports import Processor, Receipt
 from ai_task_processor.domain.task import Task
-from ai_task_processor.domain.work import Batch
+from ai_task_processor.domain.work import Batch, Rejection, Work
 from ai_task_processor.journal.memory import MemoryJournal
 from ai_task_processor.pipeline.dispatch import Dispatch, DispatchSettings
 from tests.fakes.flow import Echo, OneWindow, Recorder, ScriptedReporter, task
@@ -176,6 +176,22 @@ async def test_a_defect_of_a_processor_harms_only_its_batch_and_ends() -> None:
     outcomes = await house.outcomes()
     assert isinstance(outcomes["t1"], Succeeded)
     assert "its log has the details" in getattr(outcomes["t0"], "reason", "")
+    assert "ZeroDivisionError" in house.seen.of(BatchCrashed)[0].traceback
+
+
+async def test_a_defect_in_understanding_a_task_harms_no_other() -> None:
+    class Clumsy(Echo):
+        def plan(self, task: Task) -> Work | Rejection:
+            if task.id == "t0":
+                raise ZeroDivisionError
+            return super().plan(task)
+
+    house = House(Clumsy(), max_attempts=2)
+    await house.hold(*numbered(3))
+    await house.drain()
+    outcomes = await house.outcomes()
+    assert "its log has the details" in getattr(outcomes.pop("t0"), "reason", "")
+    assert len(outcomes) == 2
     assert "ZeroDivisionError" in house.seen.of(BatchCrashed)[0].traceback
 
 

@@ -7,7 +7,8 @@ from ai_task_processor.domain.errors import AuthenticationFailed, BreakerOpen, T
 from ai_task_processor.domain.events import EntryUnusable, Polled, PollFailed, TypeUnknown
 from ai_task_processor.domain.outcome import Deferred
 from ai_task_processor.domain.ports import Processor
-from ai_task_processor.domain.task import Page
+from ai_task_processor.domain.task import Page, Task
+from ai_task_processor.domain.work import Rejection, Work
 from ai_task_processor.journal.memory import MemoryJournal
 from ai_task_processor.pipeline.intake import Intake, IntakeSettings
 from tests.fakes.flow import Echo, OneWindow, Recorder, ScriptedSource, page, task
@@ -198,3 +199,14 @@ async def test_a_limit_that_the_api_refuses_is_halved_until_it_is_taken() -> Non
     await house.polls(4)
     assert house.source.limits == [10, 5, 2, 2]
     assert (await house.journal.backlog()).ready == 4
+
+
+async def test_a_task_that_a_processor_stumbles_over_is_accepted_like_any_other() -> None:
+    class Clumsy(Echo):
+        def plan(self, task: Task) -> Work | Rejection:
+            raise ZeroDivisionError(task.id)
+
+    house = House(tasks(2))
+    house.intake._processors = {"echo": Clumsy()}
+    await house.intake.step()
+    assert (await house.journal.backlog()).ready == 2

@@ -1,0 +1,28 @@
+"""Understanding a task by the processor of its type."""
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ai_task_processor.domain.ports import Processor
+from ai_task_processor.domain.task import Task
+from ai_task_processor.domain.work import Rejection, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """A processor raised where it must not: a defect of ours, not of the task."""
+
+    traceback: str
+
+
+def planned(task: Task, processors: Mapping[str, Processor]) -> Work | Rejection | Defect:
+    """What is to be done for ``task``; a type that nobody handles is rejected."""
+    processor = processors.get(task.type)
+    if processor is None:
+        known = ", ".join(sorted(processors))
+        return Rejection(f"type {task.type[:100]!r} is not known here; known types: {known}")
+    try:
+        return processor.plan(task)
+    except Exception:  # noqa: BLE001  # as around a batch: what a processor does wrong harms its own task only
+        return Defect(traceback.format_exc())
