@@ -59,9 +59,7 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list), Clean]
 
 Window = Literal["minute", "hour", "day", "week", "month"]
 Mode = Literal["openai", "ollama", "hybrid", "local", "mock"]
-ProcessingMode = Annotated[
-    Literal["openai", "ollama", "hybrid", "local", "mock", "auto"], BeforeValidator(_as_lower), Clean
-]
+ProcessingMode = Annotated[Literal[Mode, "auto"], BeforeValidator(_as_lower), Clean]
 Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_as_upper), Clean]
 
 
@@ -143,10 +141,14 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: Grace = Field(30, description="seconds in which a stop finishes what is held")
     state_url: SecretStr = Field(
         SecretStr("sqlite:///data/state.db"),
-        description="where the journal lives; absolute: sqlite:////app/data/state.db",
+        description="where the journal lives: a file (absolute: sqlite:////app/data/state.db), or "
+        "postgresql://user:password@host/database, which replicas may share",
     )
     state_url_file: Text = Field("", description="file that holds STATE_URL")
     embedding_cache_mb: Count = Field(256, description="megabytes of vectors kept for texts that come again; 0 is off")
+    lease_seconds: Annotated[float, Field(ge=1, le=3_600, allow_inf_nan=False), Clean] = Field(
+        15, description="seconds after which another replica takes over what a dead one held"
+    )
     state_retention_hours: Seconds = Field(24, description="hours for which reported tasks are remembered")
 
     # Limits
@@ -211,7 +213,7 @@ class Settings(BaseSettings):
     def state_shown(self) -> str:
         """The URL of the state without a password."""
         scheme, _, rest = self.state_location.partition("://")
-        return f"{scheme}://{rest.rpartition('@')[2]}"
+        return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
 
     @property
     def is_local_api(self) -> bool:
@@ -390,7 +392,8 @@ def _provider_faults(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _state_faults(settings: Settings) -> Iterator[tuple[str, str]]:
     scheme, separator, rest = settings.state_url.get_secret_value().partition("://")
-    if not separator or scheme not in {"sqlite", "postgresql"} or not rest.strip("/"):
-        yield "state_url", "cannot be used; give sqlite:///data/state.db or sqlite:////absolute/path/state.db"
+    if not separator or scheme not in {"sqlite", "postgresql", "postgres"} or not rest.strip("/"):
+        files = "sqlite:///data/state.db, sqlite:////absolute/path/state.db"
+        yield "state_url", f"cannot be used; give {files}, or postgresql://user:password@host:5432/database"
     if settings.rate_limit_storage_path and "state_url" in settings.model_fields_set:
         yield "rate_limit_storage_path", "is the older name of STATE_URL; give one of them"
