@@ -161,6 +161,7 @@ CATALOGUE: tuple[Description, ...] = (
     Description("rate_limit_remaining", "gauge", "Tasks that may still be booked in a window.", ("window",)),
     Description("rate_limit_exceeded_total", "counter", "Times that a window became full.", ("window",)),
     # --- The daemon (event_loop_lag_seconds, from a watchdog, will stand here)
+    Description("ready", "gauge", "1 where a check of /ready is ok, else 0.", ("check",)),
     Description("scrape_errors_total", "counter", "Scrapes answered with an old backlog, the journal gave none."),
     Description("build_info", "gauge", "Always 1; what runs stands in the labels.", ("version", "python")),
     Description("start_time_seconds", "gauge", "When the daemon started, in Unix time."),

@@ -106,7 +106,8 @@ class OpsServer:
     async def _get_metrics(self, request: web.Request) -> web.Response:
         backlog = await self._backlog_or_none()
         accept = request.headers.get("Accept", "")
-        content_type, body = self._metrics.render(accept, backlog, self._usage(), self._clock.now())
+        ready = {name: check.ok for name, check in self._health.checks().items()}
+        content_type, body = self._metrics.render(accept, backlog, self._usage(), self._clock.now(), ready)
         return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
     async def _backlog_or_none(self) -> Backlog | None:

@@ -93,12 +93,18 @@ class Metrics:
             handler(event)
 
     def render(
-        self, accept: str, backlog: Backlog | None, usage: Mapping[str, WindowUsage], now: float
+        self,
+        accept: str,
+        backlog: Backlog | None,
+        usage: Mapping[str, WindowUsage],
+        now: float,
+        ready: Mapping[str, bool] | None = None,
     ) -> tuple[str, bytes]:
         """Everything as it is at ``now`` (Unix seconds): the content type and the body.
 
         ``accept`` is the request's Accept header, which chooses between Prometheus' text and OpenMetrics. ``backlog``
-        None means that it could not be had: the last one is shown again, and a scrape error counted.
+        None means that it could not be had: the last one is shown again, and a scrape error counted. ``ready`` says
+        of each check whether it is ok.
         """
         if backlog is None:
             self._count("scrape_errors_total")
@@ -106,6 +112,8 @@ class Metrics:
             self._backlog = backlog
         self._set_backlog(self._backlog, now)
         self._set_usage(usage)
+        for check, ok in (ready or {}).items():
+            self._set("ready", int(ok), check)
         self._set("tasks_in_flight", len(self._in_flight))
         encode, content_type = choose_encoder(accept)
         return content_type, encode(self._registry)

@@ -105,6 +105,14 @@ async def test_metrics_are_answered_in_the_format_asked_for(visitor: Visitor, ac
     assert text.endswith("# EOF\n") == ("openmetrics" in content_type)
 
 
+async def test_metrics_tell_of_every_check_whether_it_is_ok(visitor: Visitor) -> None:
+    visitor.server._health(Running())
+    _, ready, _ = await visitor.asks("GET", "/ready")
+    _, metrics, _ = await visitor.asks("GET", "/metrics")
+    for name, check in json.loads(ready)["checks"].items():
+        assert f'ai_task_processor_ready{{check="{name}"}} {float(check["ok"])}\n' in metrics
+
+
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
 async def test_head_answers_like_get_without_a_body(visitor: Visitor, path: str) -> None:
     asked, _, got = await visitor.asks("GET", path)
