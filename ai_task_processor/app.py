@@ -1,10 +1,12 @@
 """The composition root: settings become wired objects that live as long as one context."""
 
 import asyncio
+import math
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
@@ -12,7 +14,7 @@ import httpx2
 
 from ai_task_processor import __version__
 from ai_task_processor.domain.clock import Clock, SystemClock
-from ai_task_processor.domain.events import Reopened, Running, Started, Stopped, Stopping, Warned
+from ai_task_processor.domain.events import Event, Reopened, Running, Started, Stopped, Stopping, Warned
 from ai_task_processor.domain.ports import (
     EmbeddingProvider,
     Journal,
@@ -21,6 +23,8 @@ from ai_task_processor.domain.ports import (
     RateLimiter,
     Reporter,
     TaskSource,
+    Turn,
+    WindowUsage,
 )
 from ai_task_processor.engines import (
     Bench,
@@ -33,10 +37,11 @@ from ai_task_processor.engines import (
     open_memory,
     short_memory,
 )
+from ai_task_processor.journal.lease import Lease
 from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.limits.ledger import LimitStore
 from ai_task_processor.limits.limiter import Limiter
-from ai_task_processor.limits.store import SqlLimitStore
+from ai_task_processor.limits.store import SharedLimitStore, SqlLimitStore
 from ai_task_processor.limits.timeline import boot_id
 from ai_task_processor.ops.health import Health, HealthSettings
 from ai_task_processor.ops.http import OpsServer
@@ -50,7 +55,7 @@ from ai_task_processor.pipeline.run import Bell, Lane, Pipeline
 from ai_task_processor.processors import text_embedding
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.settings import Settings
-from ai_task_processor.storage.engine import Storage, open_storage
+from ai_task_processor.storage.engine import Storage, is_postgres, open_storage
 from ai_task_processor.task_api.auth import Credentials, TokenAuth
 from ai_task_processor.task_api.client import TaskApiClient, counts_for_breaker, open_transport
 from ai_task_processor.task_api.reporter import ApiReporter
@@ -68,24 +73,73 @@ POLL_PATIENCE = 12
 GLANCE = 10.0
 """Seconds after which an idle stage looks into the journal by itself: an operator may have sent rows again."""
 
+SHARED_GLANCE = 1.0
+"""The same for dispatch where replicas share the journal: another one polls."""
+
 SPARE_CONNECTIONS = 4
 """Connections to the Task API beside those of delivery: for fetches, tokens and announcements."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What outlives the process; without ``memory`` the providers' ends with it."""
+    """What outlives the process; without ``memory`` the providers' ends with it.
+
+    Where replicas share it: ``remember`` opens the memory once the database answers, ``turn`` says who polls, ``keep``
+    is to run as long as this process holds anything, others bring work every ``glance`` seconds, and ``events`` tells
+    of a database that is away.
+    """
 
     journal: Journal
     limits: LimitStore
     memory: Memory | None = None
+    remember: Callable[[], Awaitable[Memory]] | None = None
+    turn: Turn | None = None
+    keep: Sequence[Job] = ()
+    glance: float = math.inf
+    events: "Relay | None" = None
+
+
+class Relay:
+    """An observer that passes events on as soon as there is somebody to tell."""
+
+    def __init__(self) -> None:
+        self.to: Observer | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Pass ``event`` on."""
+        if self.to:
+            self.to(event)
 
 
 @asynccontextmanager
 async def open_state(settings: Settings, clock: Clock) -> AsyncIterator[State]:
-    """Open the database of ``STATE_URL`` as its owner; raises JournalError."""
-    async with open_storage(settings.state_location) as storage:
-        yield await state_in(storage, settings, clock)
+    """Open the database of ``STATE_URL``, as its owner or as one of its replicas; raises JournalError."""
+    relay = Relay()
+    async with open_storage(settings.state_location, observer=relay) as storage:
+        if is_postgres(settings.state_location):
+            async with _shared_state(storage, settings, clock, relay) as state:
+                yield state
+        else:
+            yield await state_in(storage, settings, clock)
+
+
+@asynccontextmanager
+async def _shared_state(storage: Storage, settings: Settings, clock: Clock, relay: Relay) -> AsyncIterator[State]:
+    from ai_task_processor.storage.postgres import database_time  # noqa: PLC0415  # costs a start that needs none
+
+    lease = Lease(storage, seconds=settings.lease_seconds, time=database_time)
+    try:
+        yield State(
+            journal=SqlJournal(storage, clock, lease),
+            limits=SharedLimitStore(storage, time=database_time),
+            remember=partial(open_memory, settings, storage),
+            turn=lease,
+            keep=(lease.keep,),
+            glance=SHARED_GLANCE,
+            events=relay,
+        )
+    finally:
+        await lease.leave()
 
 
 async def state_in(storage: Storage, settings: Settings, clock: Clock) -> State:
@@ -171,16 +225,25 @@ async def open_app(
         observer(Warned(message=warning))
     async with AsyncExitStack() as stack:
         state = await stack.enter_async_context(world.state(settings, clock))
+        if state.events:
+            state.events.to = observer
+        limiter: Limiter | None = None
+
+        def usage() -> Mapping[str, WindowUsage]:
+            return limiter.usage() if limiter else {}
+
+        url = ""
+        if world.serves:  # already now: the database may be away for a while
+            url = await _serve(stack, settings, health, metrics, state.journal, usage, clock)
         limiter = await _limiter(settings, state.limits, clock, observer, world.boot())
-        url = await _serve(stack, settings, health, metrics, state.journal, limiter, clock) if world.serves else ""
         await _reopen(state.journal, observer)
         bench = Bench(settings, clock, observer, world.randomness, stack)
         engines = {name: world.engine(bench, name) for name in engine_names(settings)}
-        provider = await combined(bench, engines, limiter, state.memory or short_memory(settings))
+        provider = await combined(bench, engines, limiter, await _memory(state, settings))
         processors = {kind: make(bench, provider) for kind, make in world.processors.items()}
         source, reporter = _task_api(bench, world.wire)
-        pipeline = _pipeline(bench, state.journal, limiter, processors, source, reporter, glance=world.glance)
-        background = [engine.keep for engine in engines.values() if engine.keep]
+        pipeline = _pipeline(bench, state, limiter, processors, source, reporter, glance=world.glance)
+        background = [*(engine.keep for engine in engines.values() if engine.keep), *state.keep, limiter.watch]
         yield App(pipeline, background=background, journal=state.journal, observer=observer, ops_url=url)
 
 
@@ -197,6 +260,12 @@ async def _limiter(settings: Settings, store: LimitStore, clock: Clock, observer
         observer=observer,
         boot=boot,
     )
+
+
+async def _memory(state: State, settings: Settings) -> Memory:
+    if state.remember:
+        return await state.remember()
+    return state.memory or short_memory(settings)
 
 
 async def _reopen(journal: Journal, observer: Observer) -> None:
@@ -274,7 +343,7 @@ def credentials(settings: Settings) -> Credentials:
 
 def _pipeline(
     bench: Bench,
-    journal: Journal,
+    state: State,
     limiter: RateLimiter,
     processors: Mapping[str, Processor],
     source: TaskSource,
@@ -292,18 +361,19 @@ def _pipeline(
             keep_unknown=settings.unknown_task_types == "fail",
         ),
         source=source,
-        journal=journal,
+        journal=state.journal,
         processors=processors,
         limiter=limiter,
         clock=clock,
         observer=observer,
         randomness=randomness,
+        turn=state.turn,
     )
     dispatch = Dispatch(
         DispatchSettings(
             batch_size=settings.batch_size, max_attempts=settings.max_attempts, announce=settings.claim_tasks
         ),
-        journal=journal,
+        journal=state.journal,
         processors=processors,
         limiter=limiter,
         reporter=reporter,
@@ -311,15 +381,16 @@ def _pipeline(
         observer=observer,
         randomness=randomness,
     )
-    delivery = Delivery(journal=journal, reporter=reporter, clock=clock, observer=observer, randomness=randomness)
-    retention = Retention(settings.retention_seconds, journal=journal, clock=clock)
+    delivery = Delivery(journal=state.journal, reporter=reporter, clock=clock, observer=observer, randomness=randomness)
+    retention = Retention(settings.retention_seconds, journal=state.journal, clock=clock)
     fetched, settled, room = Bell(), Bell(), Bell()
+    look_for_tasks = min(glance, state.glance)
     return Pipeline(
         inner=[
             Lane("intake", intake, room, wakes=(fetched,), drops=True),
             Lane("retention", retention, Bell(), drops=True),
             *(
-                Lane(f"dispatch {number}", dispatch, fetched, wakes=(settled, room), longest_rest=glance)
+                Lane(f"dispatch {number}", dispatch, fetched, wakes=(settled, room), longest_rest=look_for_tasks)
                 for number in range(settings.concurrency_limit)
             ),
         ],
@@ -367,7 +438,7 @@ async def _serve(
     health: Health,
     metrics: Metrics,
     journal: Journal,
-    limiter: RateLimiter,
+    usage: Callable[[], Mapping[str, WindowUsage]],
     clock: Clock,
 ) -> str:
     server = OpsServer(
@@ -376,7 +447,7 @@ async def _serve(
         health=health,
         metrics=metrics,
         backlog=journal.backlog,
-        usage=limiter.usage,
+        usage=usage,
         clock=clock,
     )
     return (await stack.enter_async_context(server)).url

@@ -166,6 +166,14 @@ class Journal(Protocol):
         ...
 
 
+class Turn(Protocol):
+    """Whose turn it is to poll, where several replicas share a journal."""
+
+    async def mine(self) -> bool:
+        """Whether it is this process's; exactly one replica is told so, but for the moments in which it changes."""
+        ...
+
+
 # --- Performing -------------------------------------------------------------------------------------------------------
 
 

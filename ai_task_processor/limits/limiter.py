@@ -18,6 +18,9 @@ from ai_task_processor.limits.tally import Tally
 from ai_task_processor.limits.timeline import Timeline, shift_between
 from ai_task_processor.limits.windows import LENGTHS, Strategy, WindowName, window_of
 
+REFRESH = 5.0
+"""Seconds after which what replicas have booked is looked at, where nothing was booked here meanwhile."""
+
 _Place: TypeAlias = tuple[WindowName, float]
 
 
@@ -123,6 +126,12 @@ class Limiter:
         if self._tallies:
             async with self._lock:
                 await self._change(self._seen)
+
+    async def watch(self) -> None:
+        """Refresh every few seconds, where replicas share the store."""
+        while self._tallies and self._line.shared:
+            await asyncio.sleep(REFRESH)
+            await self.refresh()
 
     def headroom(self) -> int | None:
         """See :class:`~ai_task_processor.domain.ports.RateLimiter`."""

@@ -1,6 +1,7 @@
 """The limiter's ledger, in memory and in the state database."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 
 from sqlalchemy import Connection, TextClause, delete, insert, select, text
@@ -10,8 +11,13 @@ from ai_task_processor.limits.timeline import Reading
 from ai_task_processor.limits.windows import Strategy
 from ai_task_processor.storage.engine import Storage
 from ai_task_processor.storage.schema import limit_buckets, meta
+from ai_task_processor.storage.statements import statement
 
 READING_KEY = "limits.reading"
+LINE_KEY = "limits.line"
+
+SHARED = "shared"
+"""Stands for the strategy where replicas share the ledger: its line is Unix time, whatever the windows."""
 
 _STRATEGIES: dict[str, Strategy] = {"rolling": "rolling", "fixed": "fixed"}
 
@@ -49,6 +55,8 @@ _KEEP_BUCKET = text(
     'INSERT INTO limit_buckets (strategy, "window", bucket, used) VALUES (:strategy, :window, :bucket, :used)'
     ' ON CONFLICT (strategy, "window", bucket) DO UPDATE SET used = excluded.used'
 )
+_BUCKETS = select(limit_buckets.c.window, limit_buckets.c.bucket, limit_buckets.c.used)
+_WAIT_FOR_OTHERS = statement("SELECT 1 /*FROM pg_advisory_xact_lock(1095324755)*/")
 _KEEP_READING = text(
     "INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 )
@@ -76,10 +84,58 @@ class SqlLimitStore:
         await self._storage.write(lambda connection: _replace(connection, ledger))
 
 
+class SharedLimitStore:
+    """Keeps the ledger where replicas share the state database: who changes it has read it while all others wait.
+
+    ``time`` reads the clock by which all replicas go, in Unix seconds. Where that is set back the line stands still
+    until the clock has caught up.
+    """
+
+    def __init__(self, storage: Storage, *, time: Callable[[Connection], float]) -> None:
+        self._storage = storage
+        self._time = time
+
+    async def load(self) -> Ledger:
+        """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
+        return await self._storage.read(self._ledger)
+
+    async def change(self, decide: Decide) -> None:
+        """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
+
+        def change(connection: Connection) -> None:
+            connection.execute(_WAIT_FOR_OTHERS.on(connection))
+            ledger = self._ledger(connection)
+            entry = decide(ledger)
+            if entry is not None:
+                _write(connection, SHARED, entry)
+                connection.execute(_KEEP_READING, {"key": LINE_KEY, "value": repr(ledger.line)})
+
+        await self._storage.write(change)
+
+    async def replace(self, ledger: Ledger) -> None:
+        """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
+
+        def replace(connection: Connection) -> None:
+            connection.execute(_WAIT_FOR_OTHERS.on(connection))
+            connection.execute(delete(limit_buckets))
+            _run(connection, _KEEP_BUCKET, [_row(SHARED, bucket) for bucket in ledger.buckets])
+
+        await self._storage.write(replace)
+
+    def _ledger(self, connection: Connection) -> Ledger:
+        latest = connection.execute(select(meta.c.value).where(meta.c.key == LINE_KEY)).scalar()
+        line = max(self._time(connection), float(latest or 0))
+        return Ledger(buckets=_buckets(connection), line=line)
+
+
 def _load(connection: Connection) -> Ledger:
     value = connection.execute(select(meta.c.value).where(meta.c.key == READING_KEY)).scalar()
-    rows = connection.execute(select(limit_buckets.c.window, limit_buckets.c.bucket, limit_buckets.c.used))
-    return Ledger(_understood(value), tuple(Bucket(window, end, used) for window, end, used in rows if used > 0))
+    return Ledger(_understood(value), _buckets(connection))
+
+
+def _buckets(connection: Connection) -> tuple[Bucket, ...]:
+    rows = connection.execute(_BUCKETS)
+    return tuple(Bucket(window, end, used) for window, end, used in rows if used > 0)
 
 
 def _understood(value: str | None) -> Reading | None:
@@ -93,14 +149,17 @@ def _understood(value: str | None) -> Reading | None:
 
 
 def _save(connection: Connection, entry: Entry) -> None:
-    strategy = entry.reading.strategy
+    _write(connection, entry.reading.strategy, entry)
+    _keep_reading(connection, entry.reading)
+
+
+def _write(connection: Connection, strategy: str, entry: Entry) -> None:
     _run(
         connection,
         _FORGET,
         [{"strategy": strategy, "window": name, "horizon": horizon} for name, horizon in entry.forget.items()],
     )
     _run(connection, _KEEP_BUCKET, [_row(strategy, bucket) for bucket in entry.buckets])
-    _keep_reading(connection, entry.reading)
 
 
 def _replace(connection: Connection, ledger: Ledger) -> None:

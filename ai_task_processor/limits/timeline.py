@@ -42,14 +42,14 @@ class Timeline:
         self._anchored_at = clock.monotonic()
         self._anchor = self._beginning(last)
         self._latest = -math.inf
-        self._shared = False
+        self.shared = False
         self._asked_at = self._anchored_at
         self._doubt = 0.0
 
     def now(self) -> float:
         """Where the line is."""
         steady = self._anchor + self._clock.monotonic() - self._anchored_at
-        time = steady if self._shared or self._strategy == "rolling" else max(steady, self._clock.now())
+        time = steady if self.shared or self._strategy == "rolling" else max(steady, self._clock.now())
         self._latest = max(self._latest, time)
         return self._latest
 
@@ -63,7 +63,7 @@ class Timeline:
 
     def follow(self, line: float) -> None:
         """A shared line was here at some moment since :meth:`ask`."""
-        self._shared = True
+        self.shared = True
         self._anchor, self._anchored_at, self._latest = line, self._clock.monotonic(), line
         self._doubt = self._anchored_at - self._asked_at
 

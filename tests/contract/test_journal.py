@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from ai_task_processor.domain.outcome import Deferred, Failed, Outcome, Succeeded, Vector
 from ai_task_processor.domain.ports import Backlog, Entry, Journal
 from ai_task_processor.domain.task import Task
+from ai_task_processor.journal.lease import Lease
 from ai_task_processor.journal.memory import MemoryJournal
 from ai_task_processor.journal.sql import SqlJournal
-from ai_task_processor.storage.engine import open_storage
+from ai_task_processor.storage.engine import Storage, is_postgres, open_storage
+from ai_task_processor.storage.postgres import database_time
 from tests.fakes.time import BEGINNING, ManualClock
 
 VECTOR = Succeeded(Vector(b"\x00\x00\x80\x3f" * 3), model="small", provider="mock", tokens=7)
@@ -51,11 +53,22 @@ class Desk:
         return [entry.task_id for entry in await self.journal.unreported(limit)]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def desk(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Desk]:
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    match request.param:
+        case "memory":
+            return None
+        case "sqlite":
+            return f"sqlite:///{tmp_path}/state.db"
+        case _:
+            return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+async def desk(url: str | None) -> AsyncIterator[Desk]:
     clock = ManualClock()
     async with AsyncExitStack() as stack:
-        if request.param == "memory":
+        if url is None:
             lasting = MemoryJournal(clock)
 
             async def start() -> Journal:
@@ -64,13 +77,16 @@ async def desk(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
             async def start() -> Journal:
                 await stack.aclose()
-                return SqlJournal(
-                    await stack.enter_async_context(open_storage(f"sqlite:///{tmp_path}/state.db")), clock
-                )
+                storage = await stack.enter_async_context(open_storage(url))
+                return SqlJournal(storage, clock, lease(storage, "one") if is_postgres(url) else None)
 
         made = Desk(clock, start)
         await made.restart()
         yield made
+
+
+def lease(storage: Storage, replica: str) -> Lease:
+    return Lease(storage, seconds=60, time=database_time, replica=replica)
 
 
 def task(task_id: str = "a", **facts: Any) -> Task:
