@@ -47,7 +47,7 @@ def series(name: str, /, **labels: str) -> Series:
 )
 def test_both_formats_are_read_back_and_hold_every_metric_under_its_name(accept: str) -> None:
     deferred = events.TaskSettled(*PER_TASK, "deferred", 0, cause="BreakerOpen")
-    content_type, body = make(*SAMPLES, deferred).render(accept, BACKLOG, USAGE, BEGINNING)
+    content_type, body = make(*SAMPLES, deferred).render(accept, BACKLOG, USAGE, BEGINNING, {"token": True})
     wants_openmetrics = "openmetrics" in accept
     parse = openmetrics.text_string_to_metric_families if wants_openmetrics else text_string_to_metric_families
     families = list(parse(body.decode()))
