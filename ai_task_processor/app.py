@@ -429,6 +429,7 @@ def _metrics(settings: Settings, types: Collection[str], clock: Clock) -> Metric
         types=tuple(types),
         models=(settings.default_model, *settings.supported_models),
         breakers=(TASK_API, *engine_names(settings)),
+        concurrency=dict.fromkeys(engine_names(settings), settings.concurrency_limit),
     )
 
 

@@ -14,8 +14,9 @@ from ai_task_processor.providers.cache import CacheStore
 from ai_task_processor.providers.cache_store import MemoryCacheStore, SqlCacheStore
 from ai_task_processor.providers.cached import Cached
 from ai_task_processor.providers.checks import Usual
+from ai_task_processor.providers.concurrency import Concurrency
 from ai_task_processor.providers.connection import http_client
-from ai_task_processor.providers.guarded import Guarded, counts
+from ai_task_processor.providers.guarded import Guarded, Patience, counts
 from ai_task_processor.providers.hybrid import Hybrid
 from ai_task_processor.providers.space_store import MemorySpaceStore, SqlSpaceStore
 from ai_task_processor.providers.spaces import Spaced, Spaces, SpaceStore
@@ -120,8 +121,15 @@ def _cached(bench: Bench, engine: Engine, limiter: RateLimiter, cache: CacheStor
 
 def _guarded(bench: Bench, engine: Engine, limiter: RateLimiter, usual: Usual) -> Guarded:
     settings = bench.settings
+    name = engine.provider.name
+    patience = Patience(
+        attempts=settings.max_retries + 1,
+        backoff=Backoff(factor=settings.retry_backoff_factor, randomness=bench.randomness),
+        timeout=engine.timeout,
+    )
+    concurrency = Concurrency(name, ceiling=settings.concurrency_limit, clock=bench.clock, observer=bench.observer)
     breaker = Breaker(
-        engine.provider.name,
+        name,
         threshold=settings.circuit_breaker_threshold,
         recovery_seconds=settings.circuit_breaker_recovery_seconds,
         clock=bench.clock,
@@ -130,11 +138,10 @@ def _guarded(bench: Bench, engine: Engine, limiter: RateLimiter, usual: Usual) -
     )
     return Guarded(
         engine.provider,
+        patience=patience,
+        concurrency=concurrency,
         breaker=breaker,
         limiter=limiter,
-        attempts=settings.max_retries + 1,
-        backoff=Backoff(factor=settings.retry_backoff_factor, randomness=bench.randomness),
-        timeout=engine.timeout,
         clock=bench.clock,
         observer=bench.observer,
         usual=usual,

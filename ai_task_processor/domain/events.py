@@ -270,6 +270,18 @@ class ProviderResumed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ConcurrencyChanged(Event):
+    """From now on a provider is sent at most ``at_once`` requests at once.
+
+    ``reason`` is the throttling that narrowed it; empty where the provider's own figures or successes changed it.
+    """
+
+    provider: str
+    at_once: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class FellBack(Event):
     """Hybrid mode used its second provider for ``inputs`` texts."""
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ai_task_processor.domain.events import Event
 from ai_task_processor.domain.outcome import Outcome, Settled
+from ai_task_processor.domain.quota import Quota
 from ai_task_processor.domain.task import Page, Task
 from ai_task_processor.domain.work import Batch, Rejection, Work
 
@@ -204,7 +205,8 @@ class Embeddings:
 
     ``model`` and ``provider`` name who made them; ``tokens`` is what the provider counted for all of them together, 0
     where it does not count. ``known`` are the places of texts for which nothing was asked and nothing counted: their
-    vectors were known from before, or came with another call's request.
+    vectors were known from before, or came with another call's request. ``quota`` is what the provider says of its own
+    limits.
     """
 
     vectors: tuple[bytes, ...]
@@ -212,6 +214,7 @@ class Embeddings:
     provider: str
     tokens: int = 0
     known: frozenset[int] = frozenset()
+    quota: Quota | None = None
 
 
 class EmbeddingProvider(Protocol):

@@ -128,6 +128,7 @@ CATALOGUE: tuple[Description, ...] = (
         TASK_SECONDS,
     ),
     Description("provider_retries_total", "counter", "Provider requests tried again in memory.", ("provider",)),
+    Description("provider_concurrency", "gauge", "Requests that a provider is sent at once, at most.", ("provider",)),
     Description("provider_paused", "gauge", "1 while a provider refuses our account, else 0.", ("provider",)),
     Description("fallbacks_total", "counter", "Requests answered by the fallback model.", ("model", "fallback_model")),
     Description(

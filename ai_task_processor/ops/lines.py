@@ -20,6 +20,7 @@ from ai_task_processor.domain.events import (
     CacheDamaged,
     CacheFilled,
     ClaimLost,
+    ConcurrencyChanged,
     DeliveryHalted,
     EnsuringModels,
     EntryUnusable,
@@ -220,6 +221,11 @@ def _batch_crashed(event: BatchCrashed) -> Iterator[Line]:
     yield Line(ERROR, "Batch crashed: a defect of the daemon, please report it", held)
 
 
+def _concurrency_changed(event: ConcurrencyChanged) -> Iterator[Line]:
+    words = "Provider throttles, fewer requests at once" if event.reason else "Provider requests at once changed"
+    yield Line(INFO if event.reason else DEBUG, words, facts(event))
+
+
 def _breaker_changed(event: BreakerChanged) -> Iterator[Line]:
     level = {"open": WARNING, "half_open": DEBUG}.get(event.state, INFO)
     yield Line(level, "Circuit breaker changed", facts(event))
@@ -240,6 +246,7 @@ SPECIAL: Mapping[type[Event], Callable[..., Iterator[Line]]] = {
     TaskSettled: _task_settled,
     BatchSettled: _batch_settled,
     BatchCrashed: _batch_crashed,
+    ConcurrencyChanged: _concurrency_changed,
     BreakerChanged: _breaker_changed,
     ModelDownloading: _model_downloading,
 }
@@ -261,6 +268,10 @@ def _always(_event: Event) -> bool:
 
 def _nothing_done(event: Event) -> bool:
     return isinstance(event, BatchSettled) and event.deferred == event.size
+
+
+def _narrowed(event: Event) -> bool:
+    return isinstance(event, ConcurrencyChanged) and bool(event.reason)
 
 
 def _opened(event: Event) -> bool:
@@ -305,6 +316,7 @@ LASTING: Mapping[type[Event], _Lasting] = {
     TypeUnknown: _Lasting(by=("type",), every=ONCE),
     BatchSettled: _Lasting(by=("type", "key"), when=_nothing_done),
     Retried: _Lasting(by=("provider",)),
+    ConcurrencyChanged: _Lasting(by=("provider",), when=_narrowed),
     ProviderWasPaused: _Lasting(by=("provider",)),
     FellBack: _Lasting(by=("model", "fallback_model")),
     CacheDamaged: _Lasting(by=("provider", "model")),

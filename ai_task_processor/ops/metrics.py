@@ -18,6 +18,7 @@ from ai_task_processor.domain.events import (
     CacheDamaged,
     CacheFilled,
     ClaimLost,
+    ConcurrencyChanged,
     DeliveryHalted,
     EntryUnusable,
     Event,
@@ -56,7 +57,7 @@ class Metrics:
 
     ``types`` are the task types that have a processor; all others share the label ``other``, where any are given.
     ``models`` have their labels reserved, further ones get one until there are too many. ``breakers`` are shown as
-    closed until they change.
+    closed until they change, and for each provider of ``concurrency`` that many requests at once.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Metrics:
         types: Collection[str] = (),
         models: Collection[str] = (),
         breakers: Collection[str] = (),
+        concurrency: Mapping[str, int] | None = None,
     ) -> None:
         # A setting of the library as a whole: when a series began is of no use, and costs as much as its value.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no annotation here
@@ -85,6 +87,8 @@ class Metrics:
         self._backlog = Backlog()
         self._handlers = self._by_type()
         self._begin(version, breakers)
+        for provider, at_once in (concurrency or {}).items():
+            self._set("provider_concurrency", at_once, provider)
 
     def __call__(self, event: Event) -> None:
         """Count ``event``."""
@@ -159,6 +163,7 @@ class Metrics:
             Parked: self._parked,
             ProviderCalled: self._provider_called,
             Retried: self._retried,
+            ConcurrencyChanged: self._concurrency_changed,
             ProviderWasPaused: self._provider_paused,
             ProviderResumed: self._provider_resumed,
             FellBack: self._fell_back,
@@ -262,6 +267,9 @@ class Metrics:
 
     def _retried(self, event: Retried) -> None:
         self._count("provider_retries_total", event.provider)
+
+    def _concurrency_changed(self, event: ConcurrencyChanged) -> None:
+        self._set("provider_concurrency", event.at_once, event.provider)
 
     def _provider_paused(self, event: ProviderWasPaused) -> None:
         self._set("provider_paused", 1, event.provider)

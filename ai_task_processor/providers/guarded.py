@@ -1,7 +1,8 @@
-"""Retry, breaker, limits and timeout around any provider; only answers that can be believed get through."""
+"""Retry, concurrency, breaker, limits and timeout around any provider; only believable answers get through."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from ai_task_processor.domain.clock import Clock
@@ -16,6 +17,7 @@ from ai_task_processor.domain.errors import (
 from ai_task_processor.domain.events import ProviderCalled
 from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings, Observer, RateLimiter
 from ai_task_processor.providers.checks import Usual, check_embeddings, usual_length
+from ai_task_processor.providers.concurrency import Concurrency
 from ai_task_processor.providers.pause import Pause
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.resilience.retry import Backoff, retry
@@ -36,12 +38,21 @@ def counts(error: Exception) -> bool:
     return isinstance(error, ProviderUnavailable) and not error.own_fault
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a request is worth trying: ``attempts`` of ``timeout`` seconds each, ``backoff`` between them."""
+
+    attempts: int
+    backoff: Backoff
+    timeout: float
+
+
 class Guarded:
     """A provider that can be asked at any time.
 
-    Around it, from outside: the pause of a refused account or a long throttling; ``attempts`` with ``backoff``
-    between; the ``breaker`` (made with :func:`counts`); the ``limiter``, which every sending books; ``timeout`` seconds
-    for one request; and the checks of its answer.
+    Around it, from outside: the pause of a refused account or a long throttling; the attempts of ``patience``; its
+    turn in ``concurrency``; the ``breaker`` (made with :func:`counts`); the ``limiter``, which every sending books; the
+    timeout of one request; and the checks of its answer.
 
     A request that failed does not speak against the provider if another one succeeded meanwhile, or if a canary then
     does: the inputs are at fault. Raised are ProviderUnavailable (``own_fault`` says which), ProviderRejected,
@@ -52,21 +63,19 @@ class Guarded:
         self,
         provider: EmbeddingProvider,
         *,
+        patience: Patience,
+        concurrency: Concurrency,
         breaker: Breaker,
         limiter: RateLimiter,
-        attempts: int,
-        backoff: Backoff,
-        timeout: float,
         clock: Clock,
         observer: Observer,
         usual: Usual = usual_length,
     ) -> None:
         self._provider = provider
+        self._patience = patience
+        self._concurrency = concurrency
         self._breaker = breaker
         self._limiter = limiter
-        self._attempts = attempts
-        self._backoff = backoff
-        self._timeout = timeout
         self._clock = clock
         self._observer = observer
         self._usual = usual
@@ -92,10 +101,15 @@ class Guarded:
 
     async def _try_again(self, attempt: Callable[[], Awaitable[Embeddings]]) -> Embeddings:
         return await retry(
-            attempt, attempts=self._attempts, backoff=self._backoff, name=self.name, observer=self._observer
+            partial(self._concurrency.call, attempt),
+            attempts=self._patience.attempts,
+            backoff=self._patience.backoff,
+            name=self.name,
+            observer=self._observer,
         )
 
     async def _attempt(self, texts: Sequence[str], *, model: str, dimensions: int | None) -> Embeddings:
+        self.pause.check()  # it may have begun while this request waited for its turn
         return await self._breaker.call(partial(self._judged, texts, model=model, dimensions=dimensions))
 
     async def _judged(self, texts: Sequence[str], *, model: str, dimensions: int | None) -> Embeddings:
@@ -155,10 +169,10 @@ class Guarded:
 
     async def _believed(self, texts: Sequence[str], *, model: str, dimensions: int | None) -> Embeddings:
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._patience.timeout):
                 answer = await self._provider.embed(texts, model=model, dimensions=dimensions)
         except TimeoutError as error:
-            raise ProviderUnavailable(f"{self.name} took longer than {self._timeout:g} seconds") from error
+            raise ProviderUnavailable(f"{self.name} took longer than {self._patience.timeout:g} seconds") from error
         check_embeddings(answer, inputs=len(texts), dimensions=dimensions, usual=self._usual)
         return answer
 

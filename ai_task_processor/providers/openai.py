@@ -20,6 +20,7 @@ from ai_task_processor.domain.errors import (
 from ai_task_processor.domain.ports import Embeddings
 from ai_task_processor.providers.connection import BROKEN, never_sent
 from ai_task_processor.providers.decoding import vector
+from ai_task_processor.providers.quota import quota
 from ai_task_processor.providers.refusals import InputTooLong, says_too_long, told, too_long
 from ai_task_processor.providers.retry_after import retry_after
 
@@ -94,7 +95,8 @@ class OpenAI:
         except (openai.OpenAIError, *BROKEN) as error:
             raise _no_answer(error) from error
         vectors, tokens = _read(response.content)
-        return Embeddings(vectors=vectors, model=model, provider=self.name, tokens=tokens)
+        left = quota(response.headers)
+        return Embeddings(vectors=vectors, model=model, provider=self.name, tokens=tokens, quota=left)
 
     def _refusal(self, error: openai.APIStatusError, texts: Sequence[str], model: str) -> ProviderError:
         status, code, message = error.status_code, _code(error), _message(error)

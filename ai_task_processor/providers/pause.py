@@ -63,9 +63,15 @@ class Pause:
             if probing:
                 self._probing = False
 
+    def check(self) -> None:
+        """Raise ProviderPaused while nothing is to be sent."""
+        if self._closed_until > self._clock.monotonic():
+            raise self._paused(self._reason)
+
     def _enter(self) -> bool:
         """Let a request in, or raise ProviderPaused; answers whether it is the probe."""
-        if self._probing or self._closed_until > self._clock.monotonic():
+        self.check()
+        if self._probing:
             raise self._paused(self._reason)
         self._probing = self._length > 0
         return self._probing

@@ -28,7 +28,7 @@ def _waits(headers: Mapping[str, str], now: float) -> Iterator[float | None]:
     value = headers.get("retry-after", "")
     yield _number(value)
     yield _until_date(value, now)
-    yield max((_spans(headers.get(name, "")) for name in _RESETS), key=lambda wait: wait or 0.0)
+    yield max((seconds_in(headers.get(name, "")) for name in _RESETS), key=lambda wait: wait or 0.0)
 
 
 def _number(value: str) -> float | None:
@@ -45,8 +45,8 @@ def _until_date(value: str, now: float) -> float | None:
         return None
 
 
-def _spans(value: str) -> float | None:
-    """``6m0s``, ``1s``, ``20ms``."""
+def seconds_in(value: str) -> float | None:
+    """The length of a span like ``6m0s``, ``1s`` or ``20ms``; None where it is none."""
     if not _SPANS.fullmatch(value):
         return None
     return sum(float(number) * _UNITS[unit] for number, unit in _SPAN.findall(value))

@@ -9,8 +9,9 @@ import pytest
 from ai_task_processor.domain.clock import SystemClock
 from ai_task_processor.domain.errors import NotNow, ProviderError, ProviderRejected
 from ai_task_processor.domain.ports import EmbeddingProvider
+from ai_task_processor.providers.concurrency import Concurrency
 from ai_task_processor.providers.connection import http_client
-from ai_task_processor.providers.guarded import Guarded, counts
+from ai_task_processor.providers.guarded import Guarded, Patience, counts
 from ai_task_processor.providers.hybrid import Hybrid
 from ai_task_processor.providers.local import Local
 from ai_task_processor.providers.mock import Mock
@@ -73,11 +74,10 @@ def guard(provider: EmbeddingProvider) -> Guarded:
     breaker = Breaker(provider.name, threshold=5, recovery_seconds=30, clock=clock, observer=told, counts=counts)
     return Guarded(
         provider,
+        patience=Patience(attempts=2, backoff=Backoff(factor=0.001), timeout=5),
+        concurrency=Concurrency(provider.name, ceiling=5, clock=clock, observer=told),
         breaker=breaker,
         limiter=CountingLimiter(),
-        attempts=2,
-        backoff=Backoff(factor=0.001),
-        timeout=5,
         clock=clock,
         observer=told,
     )

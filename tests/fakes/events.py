@@ -46,6 +46,7 @@ SAMPLES: tuple[Event, ...] = (
     events.Retried(provider="ollama", attempt=1, wait=0.5, reason="500"),
     events.ProviderWasPaused(provider="openai", until=1_700_000_300.0, reason="insufficient_quota"),
     events.ProviderResumed(provider="openai"),
+    events.ConcurrencyChanged(provider="openai", at_once=2, reason="openai wants fewer requests"),
     events.FellBack(model="nomic-embed-text", fallback_model="text-embedding-3-small", inputs=2, reason="down"),
     events.CacheAnswered(provider="openai", model="text-embedding-3-small", hits=3, shared=2, misses=1),
     events.CacheFilled(entries=4, size=32_768, evicted=1),

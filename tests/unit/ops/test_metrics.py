@@ -149,6 +149,7 @@ def test_names_follow_the_rules() -> None:
         ),
         (events.Retried("openai", 1, 0.5, "500"), "provider_retries_total", {"provider": "openai"}, 1),
         (events.ProviderWasPaused("openai", 0, "quota"), "provider_paused", {"provider": "openai"}, 1),
+        (events.ConcurrencyChanged("openai", 2, "slow down"), "provider_concurrency", {"provider": "openai"}, 2),
         (events.FellBack("m", "n", 7, "down"), "fallbacks_total", {"model": "m", "fallback_model": "n"}, 1),
         (events.FellBack("m", "n", 7, "down"), "fallback_inputs_total", {"model": "m", "fallback_model": "n"}, 7),
         (events.CacheAnswered("p", "m", 3, 2, 1), "cache_hits_total", {"provider": "p", "model": "m"}, 3),

@@ -16,7 +16,8 @@ from ai_task_processor.domain.errors import (
 )
 from ai_task_processor.domain.events import BreakerChanged, ProviderCalled, ProviderResumed, Retried
 from ai_task_processor.domain.ports import Embeddings
-from ai_task_processor.providers.guarded import CANARY, Guarded, counts
+from ai_task_processor.providers.concurrency import Concurrency
+from ai_task_processor.providers.guarded import CANARY, Guarded, Patience, counts
 from ai_task_processor.providers.mock import mock_vector
 from ai_task_processor.providers.refusals import InputTooLong
 from ai_task_processor.resilience.breaker import Breaker
@@ -33,7 +34,13 @@ class House:
     """A guarded provider with everything around it; to be built inside the loop."""
 
     def __init__(
-        self, *script: Step, attempts: int = 3, threshold: int = 5, room: int = 1_000_000, timeout: float = 60.0
+        self,
+        *script: Step,
+        attempts: int = 3,
+        threshold: int = 5,
+        room: int = 1_000_000,
+        timeout: float = 60.0,
+        at_once: int = 10,
     ) -> None:
         self.clock = LoopClock()
         self.told = Recorder()
@@ -49,11 +56,14 @@ class House:
         )
         self.guarded = Guarded(
             self.provider,
+            patience=Patience(
+                attempts=attempts,
+                backoff=Backoff(factor=0.5, longest=10.0, randomness=random.Random(1)),
+                timeout=timeout,
+            ),
+            concurrency=Concurrency("openai", ceiling=at_once, clock=self.clock, observer=self.told),
             breaker=self.breaker,
             limiter=self.limiter,
-            attempts=attempts,
-            backoff=Backoff(factor=0.5, longest=10.0, randomness=random.Random(1)),
-            timeout=timeout,
             clock=self.clock,
             observer=self.told,
         )
@@ -342,3 +352,29 @@ def test_what_cannot_be_believed_is_unavailable(vectors: Callable[[Embeddings], 
         assert house.outcomes() == ["unavailable", "unavailable"]
 
     check()
+
+
+@virtual_time
+async def test_those_who_wait_for_their_turn_learn_of_a_pause() -> None:
+    house = House(ProviderAccountRefused("no money"), at_once=1)
+    first, second = await asyncio.gather(house.ask("a"), house.ask("b"), return_exceptions=True)
+    assert isinstance(first, ProviderPaused)
+    assert isinstance(second, ProviderPaused)
+    assert len(house.provider.calls) == 1
+
+
+@virtual_time
+async def test_no_more_requests_at_once_than_the_ceiling() -> None:
+    out = most = 0
+
+    async def slow(_call: Call) -> None:
+        nonlocal out, most
+        out, most = out + 1, max(most, out + 1)
+        await asyncio.sleep(1)
+        out -= 1
+
+    house = House(at_once=3)
+    house.provider.rule = lambda _call: slow
+    await asyncio.gather(*(house.ask(str(number)) for number in range(10)))
+    assert most == 3
+    assert house.clock.monotonic() == pytest.approx(4.0)

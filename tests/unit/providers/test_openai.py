@@ -14,6 +14,7 @@ from ai_task_processor.domain.errors import (
     ProviderThrottled,
     ProviderUnavailable,
 )
+from ai_task_processor.domain.quota import Allowance, Quota
 from ai_task_processor.providers.connection import http_client
 from ai_task_processor.providers.mock import mock_vector
 from ai_task_processor.providers.openai import OpenAI
@@ -48,6 +49,17 @@ async def test_one_request_for_a_batch_in_base64_and_without_dimensions() -> Non
     assert answer.vectors == tuple(mock_vector(text, SMALL) for text in TEXTS)
     assert (answer.model, answer.provider, answer.tokens) == (SMALL, "openai", sum(map(count_tokens, TEXTS)))
     assert server.requests == [{"input": list(TEXTS), "model": SMALL, "encoding_format": "base64"}]
+
+
+async def test_what_the_server_says_of_its_limits_comes_with_the_answer() -> None:
+    headers = {"x-ratelimit-remaining-requests": "59", "x-ratelimit-limit-requests": "60"}
+    async with OpenAIServer() as server, openai(server) as provider:
+        item = {"index": 0, "embedding": base64.b64encode(mock_vector("one", SMALL)).decode()}
+        server.faults.queue(Answer(body={"data": [item]}, headers=headers))
+        told = await provider.embed(["one"], model=SMALL, dimensions=None)
+        untold = await provider.embed(["one"], model=SMALL, dimensions=None)
+    assert told.quota == Quota(requests=Allowance(59, 60))
+    assert untold.quota is None
 
 
 async def test_dimensions_are_passed_on_when_asked_for() -> None:
