@@ -187,6 +187,9 @@ class Metrics:
         for kind in self._types.known:
             for status in ("succeeded", "failed", "deferred"):
                 self._count("tasks_total", kind, status, by=0)
+            self._count("batches_crashed_total", kind, by=0)
+        for model in self._models.known:
+            self._count("space_changes_total", model, by=0)
         for outcome in ("succeeded", "failed"):
             self._count("polls_total", outcome, by=0)
         for outcome in ("succeeded", "refused", "unavailable"):
