@@ -21,6 +21,9 @@ LONGEST_BACKOFF = 900.0
 AUTHENTICATION_REST = 30.0
 """Seconds for which an outcome, or all of them, rests when the Task API does not let us in."""
 
+PROBE_FLOOR = 1.0
+"""Seconds that the other lanes rest while one tries whether outcomes are taken again."""
+
 LONGEST_WISH = 3_600.0
 """Seconds for which a Retry-After of the Task API is obeyed, at most."""
 
@@ -40,14 +43,32 @@ class Delivery:
         self._taking = asyncio.Lock()
         self._acknowledged: list[str] = []
         self._acknowledging = asyncio.Lock()
+        self._halted = False
         self._halted_until = -math.inf
+        self._probing = False
         self._kept_out = 0
 
     async def step(self) -> float:
-        """Deliver one outcome; answer 0, or how long there will be nothing to deliver."""
-        halted = self._halted_until - self._clock.now()
-        if halted > 0:
-            return halted
+        """Deliver one outcome; answer 0, or how long there will be nothing to deliver.
+
+        After a halt one lane tries whether it is over, and the others wait for what it learns.
+        """
+        rest = self._rest()
+        if rest > 0:
+            return rest
+        probes = self._halted
+        self._probing = probes
+        try:
+            return await self._deliver_next()
+        finally:
+            if probes:
+                self._probing = False
+
+    def _rest(self) -> float:
+        remaining = self._halted_until - self._clock.now()
+        return PROBE_FLOOR if remaining <= 0 and self._halted and self._probing else remaining
+
+    async def _deliver_next(self) -> float:
         entry = await self._next()
         if entry is None:
             return await self._until_next()
@@ -80,6 +101,7 @@ class Delivery:
             self._hold(entry, error.until, str(error))
         else:
             self._kept_out = 0
+            self._halted = False
             await self._acknowledge(entry, receipt)
 
     async def _acknowledge(self, entry: Entry, receipt: Receipt) -> None:
@@ -101,6 +123,7 @@ class Delivery:
         )
 
     async def _park(self, entry: Entry, reason: str) -> None:
+        self._halted = False
         await self._journal.park(entry.task_id, reason)
         self._observer(Parked(task_id=entry.task_id, correlation_id=entry.correlation_id, reason=reason))
 
@@ -114,6 +137,8 @@ class Delivery:
         wished = min(error.retry_after or 0.0, LONGEST_WISH)
         if wished:
             self._rest_until(self._clock.now() + wished, str(error))
+        else:
+            self._halted = False
         await self._try_later(entry, max(wished, self._backoff(entry.attempts)), str(error))
 
     async def _keep_out(self, entry: Entry, reason: str) -> None:
@@ -135,4 +160,5 @@ class Delivery:
         now = self._clock.now()
         if self._halted_until <= now < until:
             self._observer(DeliveryHalted(until=until, reason=reason))
+        self._halted = True
         self._halted_until = max(self._halted_until, until)

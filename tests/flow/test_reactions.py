@@ -188,9 +188,9 @@ async def test_a_fresh_token_that_is_refused_keeps_everything_and_tries_slowly(t
             assert code == 503
             assert "OAUTH2_CLIENT_ID" in body["checks"]["task_api"]["detail"]
             began = len(api.requests)
-            await daemon.watch.seen(Polled, 61)
-            assert len(api.requests) - began < 800, "half an hour"
-            assert len(api.token_requests) < 15
+            await daemon.watch.seen(Polled, 31)
+            assert len(api.requests) - began < 400, "a quarter of an hour"
+            assert len(api.token_requests) < 10
             assert (await daemon.backlog()).unreported == 40
             assert await embedded(daemon) == 40
             api.heal()

@@ -53,12 +53,12 @@ def assert_each_done_once(api: FakeTaskApi) -> None:
 async def test_a_server_that_ignores_the_limit(tmp_path: Path) -> None:
     async with FakeTaskApi(clock=LoopClock()) as api:
         api.ignore_limit = True
-        api.add(*shuffled(1_500))
-        async with running(api, tmp_path, hold_limit=500, fetch_limit=100, mock_latency_seconds=1) as daemon:
+        api.add(*shuffled(600))
+        async with running(api, tmp_path, hold_limit=200, fetch_limit=100, mock_latency_seconds=1) as daemon:
             await daemon.watch.seen(Polled)
             accepted = [event.task_id for event in daemon.watch.of(TaskAccepted)]
-            assert accepted == [f"t{number:05}" for number in range(500)], "what there is room for, oldest first"
-            await daemon.reported(1_500)
+            assert accepted == [f"t{number:05}" for number in range(200)], "what there is room for, oldest first"
+            await daemon.reported(600)
             assert len(api.fetches) <= 8, "not the same page again while there is work"
             assert await daemon.backlog() == NOTHING_HELD
         assert_each_done_once(api)
@@ -381,10 +381,10 @@ class Crash(Exception):
 async def test_tokens_of_any_life_are_asked_for_seldom(tmp_path: Path, life: Any) -> None:
     async with FakeTaskApi(clock=LoopClock()) as api:
         api.token_life = life
-        api.add(*({"_id": str(number)} for number in range(300)))
+        api.add(*({"_id": str(number)} for number in range(100)))
         async with running(api, tmp_path) as daemon:
             await daemon.watch.seen(Polled, 20)
-            assert api.states() == {"succeeded": 300}
+            assert api.states() == {"succeeded": 100}
             assert not [event for event in daemon.watch.events if isinstance(event, PollFailed)]
             assert len(api.token_requests) <= len(api.fetches) + 1
         assert_each_done_once(api)

@@ -17,10 +17,10 @@ from tests.fakes.time import ManualClock
 class House:
     """Delivery with its neighbours."""
 
-    def __init__(self) -> None:
+    def __init__(self, reporter: ScriptedReporter | None = None) -> None:
         self.clock = ManualClock()
         self.journal = MemoryJournal(self.clock)
-        self.reporter = ScriptedReporter()
+        self.reporter = reporter or ScriptedReporter()
         self.seen = Recorder()
         self.delivery = Delivery(
             journal=self.journal,
@@ -120,6 +120,35 @@ async def test_while_a_breaker_is_open_delivery_rests_with_the_outcome_in_hand()
     await house.drain()
     assert [entry.task_id for entry in house.reporter.reported] == ["a", "a"]
     assert len(house.seen.of(DeliveryHalted)) == 1
+
+
+async def test_after_a_halt_one_lane_tries_before_all_of_them_do() -> None:
+    class Slow(ScriptedReporter):
+        async def report(self, entry: Entry) -> Receipt:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            try:
+                await asyncio.sleep(0)
+                return await super().report(entry)
+            finally:
+                at_once -= 1
+
+    at_once = most = 0
+    house = House(Slow())
+    ids = [f"t{number}" for number in range(20)]
+    await house.settled(*ids)
+    until = house.clock.now() + 60
+    house.reporter.answers["t0"] = [BreakerOpen("open", until=until), BreakerOpen("open", until=until + 60)]
+    await house.delivery.step()
+    for _ in range(2):
+        house.clock.advance(60)
+        most = 0
+        rests = await asyncio.gather(*(house.delivery.step() for _ in range(8)))
+        assert most == 1
+        assert sorted(rests) == [0.0] + [1.0] * 7
+    await asyncio.gather(*(house.delivery.step() for _ in range(8)))
+    assert most > 1
 
 
 async def test_without_a_token_delivery_rests_and_no_outcome_waits_longer_for_it() -> None:
