@@ -3,15 +3,18 @@
 import argparse
 import asyncio
 import random
+import re
 import signal
 import sys
+from collections import defaultdict
 
 from rich.console import Console
 from rich.markup import escape
 
 from tests.chaos.run import Report, chaos
 
-SHOWN = 40
+SHOWN = 5
+"""Breaches of each kind that are shown."""
 
 
 def main() -> int:
@@ -60,8 +63,18 @@ def _show(report: Report, console: Console) -> None:
         console.print("Every invariant held.", style="bold green")
         return
     console.print(f"{len(report.breaches)} breaches:", style="bold red")
-    for breach in report.breaches[:SHOWN]:
-        console.print(f"  {escape(breach)}")
+    for kind, breaches in _by_kind(report.breaches).items():
+        console.print(f"  {len(breaches)} like this: {escape(kind)}")
+        for breach in breaches[:SHOWN]:
+            console.print(f"    {escape(breach)}")
+
+
+def _by_kind(breaches: list[str]) -> dict[str, list[str]]:
+    """The breaches by what they say when ids and numbers are left out."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for breach in breaches:
+        kinds[re.sub(r"[\d.]+", "#", breach)[:160]].append(breach)
+    return kinds
 
 
 if __name__ == "__main__":

@@ -21,6 +21,9 @@ FIRST_SENDING = 0.25
 CODES: Mapping[str, int] = {"killed": -9, "stopped": 0, "cut": 0, "unborn": -15}
 """The exit code for each way to end; an unborn process was stopped before Python had come to our first line."""
 
+ACKNOWLEDGING = frozenset({"", "truncate after"})
+"""Faults of a PATCH whose answer begins with 200: by that the PATCH has had its effect, however the answer ends."""
+
 CANARY = "canary"
 
 _SETTLED = frozenset({"succeeded", "failed", "reported"})
@@ -34,6 +37,7 @@ def breaches(records: Records, offers: Mapping[str, Offer], *, remembers: bool) 
     """
     yield from wrong_ends(records, offers)
     yield from contradictions(records)
+    yield from given_up(records)
     yield from needless_patches(records)
     yield from double_payments(records, offers, remembers=remembers)
     yield from exceeded_limits(records)
@@ -58,6 +62,13 @@ def contradictions(records: Records) -> Iterator[str]:
         said = {json.dumps(patch.body, sort_keys=True) for patch in patches}
         if len(said) > 1:
             yield f"{task_id}: {len(said)} different PATCHes for one life"
+
+
+def given_up(records: Records) -> Iterator[str]:
+    """An outcome is sent until it is acknowledged; a 5xx is no acknowledgement even after the state was set."""
+    for task_id, patches in _by_life_of_task(records):
+        if patches[-1].fault not in ACKNOWLEDGING:
+            yield f"{task_id}: not sent again after «{patches[-1].fault}»"
 
 
 def needless_patches(records: Records) -> Iterator[str]:

@@ -24,7 +24,10 @@ from tests.fakes.task_api_server import CLIENT_ID, CLIENT_SECRET
 FEED = 4.5
 """New tasks in a second, on average."""
 
-FIRST_LIMIT, LIMIT_GROWTH = 12, 5
+MOST_PENDING = 80
+"""Pending tasks at the Task API above which no new ones come: a slow machine gets less to do."""
+
+FIRST_LIMIT, LIMIT_GROWTH = 12, 8
 """RATE_LIMIT_PER_MINUTE of the first process, and how much it grows with each second of the first minute: so it binds
 now and then from the beginning, and never for long."""
 
@@ -146,7 +149,8 @@ class Chaos:
         while True:
             count = self._chance.randint(1, 4)
             await asyncio.sleep(count / FEED * self._chance.uniform(0.5, 1.5))
-            self._offer(count)
+            if self._api.states()["pending"] < MOST_PENDING:
+                self._offer(count)
             if self._chance.random() < RESETS * count:
                 self._reset_one()
 
@@ -306,7 +310,7 @@ class Chaos:
         life = await self._be_born(LAST_LIMIT)
         self._tell("calm: waiting for the last process to finish everything")
         began = time.monotonic()
-        while time.monotonic() - began < DRAIN_SECONDS and life.alive:
+        while time.monotonic() - began < DRAIN_SECONDS * self._pace and life.alive:
             await asyncio.sleep(0.25)
             if self._api.states()["pending"] == 0 and not unfinished_count(self._folder / "state.db"):
                 break

@@ -93,6 +93,10 @@ def contradiction(records: Records) -> None:
     records.patches[1].body = {**RIGHT, "model": SMALL}
 
 
+def not_sent_again(records: Records) -> None:
+    records.patches[2] = Patch(15, "good", RIGHT, fault="500 after")
+
+
 def sent_again_for_no_reason(records: Records) -> None:
     records.patches[1] = Patch(13, "good", RIGHT, acknowledged_at=13.1)
 
@@ -146,7 +150,8 @@ def stopped_with_an_error(records: Records) -> None:
         (other_fault, "what is not its own"),
         (never_reported, "never reported"),
         (contradiction, "different PATCHes"),
-        (sent_again_for_no_reason, "sent again"),
+        (not_sent_again, "not sent again after «500 after»"),
+        (sent_again_for_no_reason, "sent again although"),
         (paid_twice_by_one_process, "for no reason"),
         (limit_exceeded, "within a minute"),
         (row_vanished, "had vanished"),
