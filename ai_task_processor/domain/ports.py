@@ -1,10 +1,11 @@
 """Every port of the program on one page: what a room may ask of another, never how it is done."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from ai_task_processor.domain.amount import ONE_TASK, Amount, Unit
 from ai_task_processor.domain.events import Event
 from ai_task_processor.domain.outcome import Outcome, Settled
 from ai_task_processor.domain.quota import Quota
@@ -115,8 +116,11 @@ class Journal(Protocol):
         """
         ...
 
-    async def claim(self, limit: int) -> tuple[Task, ...]:
-        """Take at most ``limit`` due tasks, all with the ``batch_key`` of the most urgent one, most urgent first."""
+    async def claim(self, limit: int, without: Collection[str] = ()) -> tuple[Task, ...]:
+        """Take at most ``limit`` due tasks, all with the ``batch_key`` of the most urgent one, most urgent first.
+
+        Tasks whose ``batch_key`` is in ``without`` are passed over.
+        """
         ...
 
     async def settle(self, outcomes: Mapping[str, Outcome]) -> None:
@@ -245,40 +249,49 @@ class WindowUsage:
     """One window of the limiter.
 
     ``reset_at`` (Unix seconds) is when the next place becomes free, or when the window begins anew; None where nothing
-    is used.
+    is used. ``current`` may be above ``limit``: estimates can be too low, and limits are lowered. Money is counted as
+    :data:`~ai_task_processor.domain.amount.USD` says.
     """
 
     current: int
     limit: int
     remaining: int
     reset_at: float | None
+    unit: Unit = "tasks"
 
 
 class RateLimiter(Protocol):
-    """Keeps the number of tasks admitted to providers below every configured window."""
+    """Keeps what is sent to providers below every configured window: tasks, tokens and money."""
 
-    async def take(self, count: int) -> None:
-        """Book ``count`` tasks in all windows, durably, or in none.
+    async def take(self, amount: Amount) -> None:
+        """Book ``amount`` in all windows, durably, or in none.
 
-        Raises RateLimited with the time from which on ``count`` will fit (or, where ``count`` is above a limit,
-        from which on the window is as free as it gets).
+        Raises RateLimited with the time from which on ``amount`` will fit (or, where it is above a limit, from which
+        on the window is as free as it gets).
         """
         ...
 
-    async def refund(self, count: int) -> None:
-        """Give back ``count`` tasks of the last booking that were never sent."""
+    async def refund(self, amount: Amount) -> None:
+        """Give back so much of the last booking, which was never sent."""
         ...
 
-    def headroom(self) -> int | None:
-        """How many tasks could be booked now; None where there is no limit."""
+    async def settle(self, actual: Amount) -> None:
+        """The last booking has turned out to be ``actual``: what is above that is given back.
+
+        What it is more than was booked counts from now on, whether it fits or not.
+        """
         ...
 
-    def opens_at(self) -> float | None:
-        """While nothing can be booked: when something can (Unix seconds). None while there is room."""
+    def headroom(self) -> Amount:
+        """How much could be booked now; as :data:`~ai_task_processor.domain.amount.UNLIMITED` where nothing limits."""
+        ...
+
+    def opens_at(self, least: Amount = ONE_TASK) -> float | None:
+        """While ``least`` cannot be booked: from when on it can (Unix seconds). None while there is room for it."""
         ...
 
     def usage(self) -> Mapping[str, WindowUsage]:
-        """Every configured window by its name: minute, hour, day, week, month."""
+        """Every configured window by its :func:`~ai_task_processor.domain.amount.window_key`."""
         ...
 
 

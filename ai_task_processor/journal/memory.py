@@ -1,6 +1,6 @@
 """The journal in memory, for tests, simulations and runs that need not outlive their process."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import nsmallest
 
@@ -47,10 +47,11 @@ class MemoryJournal:
                 accepted.append(task.id)
         return tuple(accepted)
 
-    async def claim(self, limit: int) -> tuple[Task, ...]:
+    async def claim(self, limit: int, without: Collection[str] = ()) -> tuple[Task, ...]:
         """Take due tasks of one batch key."""
         self._ripen(State.DUE)
-        ready = [row.task for row in self._in(State.DUE) if not row.not_before]
+        due = (row.task for row in self._in(State.DUE) if not row.not_before)
+        ready = [task for task in due if task.batch_key not in without]
         if not ready:
             return ()
         key = min(ready, key=urgency).batch_key

@@ -1,7 +1,7 @@
 """The journal in a database."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
@@ -48,7 +48,8 @@ _RIPEN_DUE = text("""
     WHERE state <> 'reported' AND state = 'due' AND not_before > 0 AND not_before <= :now
 """)
 _MOST_URGENT_KEY = statement("""
-    SELECT batch_key FROM tasks WHERE state <> 'reported' AND state = 'due' AND not_before = 0
+    SELECT batch_key FROM tasks
+    WHERE state <> 'reported' AND state = 'due' AND not_before = 0 AND batch_key NOT IN :keys
     ORDER BY priority, created_at, id LIMIT 1 /*FOR UPDATE SKIP LOCKED*/
 """)
 _CLAIM = statement("""
@@ -146,10 +147,10 @@ class SqlJournal:
         now = self._clock.now()
         return await self._storage.write(lambda connection: _accept(connection, tasks, mark, now))
 
-    async def claim(self, limit: int) -> tuple[Task, ...]:
+    async def claim(self, limit: int, without: Collection[str] = ()) -> tuple[Task, ...]:
         """Take due tasks of one batch key; rows that cannot be read are parked."""
         now = self._clock.now()
-        return await self._storage.write(lambda connection: _claim(connection, self._me, limit, now))
+        return await self._storage.write(lambda connection: _claim(connection, self._me, limit, without, now))
 
     async def settle(self, outcomes: Mapping[str, Outcome]) -> None:
         """Write the outcomes of claimed tasks."""
@@ -285,9 +286,9 @@ def _row(task: Task, now: float) -> Parameters:
     }
 
 
-def _claim(connection: Connection, me: str, limit: int, now: float) -> tuple[Task, ...]:
+def _claim(connection: Connection, me: str, limit: int, without: Collection[str], now: float) -> tuple[Task, ...]:
     connection.execute(_RIPEN_DUE, {"now": now})
-    while rows := _most_urgent(connection, me, limit):
+    while rows := _most_urgent(connection, me, limit, without):
         tasks, damaged = _tasks(rows)
         execute_each(connection, _SET_ASIDE, damaged)
         if tasks:
@@ -295,8 +296,9 @@ def _claim(connection: Connection, me: str, limit: int, now: float) -> tuple[Tas
     return ()
 
 
-def _most_urgent(connection: Connection, me: str, limit: int) -> Sequence[Any]:
-    key = connection.execute(_MOST_URGENT_KEY.on(connection)).scalar()
+def _most_urgent(connection: Connection, me: str, limit: int, without: Collection[str]) -> Sequence[Any]:
+    keys = [storable(key) for key in without]
+    key = connection.execute(_MOST_URGENT_KEY.on(connection), {"keys": keys}).scalar()
     if key is None:
         return ()
     return connection.execute(_CLAIM.on(connection), {"key": key, "limit": limit, "me": me}).all()

@@ -4,7 +4,7 @@ import math
 import random
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ai_task_processor.domain.clock import Clock
@@ -15,6 +15,7 @@ from ai_task_processor.domain.errors import (
     ProviderRejected,
     ProviderThrottled,
     ProviderUnavailable,
+    RateLimited,
     TaskApiError,
     TaskApiUnavailable,
 )
@@ -84,6 +85,7 @@ class Dispatch:
         self._observer = observer
         self._random = randomness
         self._company: dict[str, int] = {}  # by task id: how many may travel with it after its batch was refused
+        self._closed: dict[str, float] = {}  # by batch key: until when there is no use in claiming more of the kind
         self._quiet_until = -math.inf  # before that the Task API does not want to hear from us
 
     async def step(self) -> float:
@@ -93,15 +95,23 @@ class Dispatch:
             return max(0.0, opens_at - self._clock.now())
         headroom = self._limiter.headroom()
         size = self._settings.batch_size
-        tasks = await self._journal.claim(size if headroom is None else max(1, min(size, headroom)))
+        limit = size if headroom is None else max(1, min(size, headroom))
+        tasks = await self._journal.claim(limit, without=self._closed_keys())
         if not tasks:
-            return await self._until_next_due()
+            return await self._until_next()
         await self._perform(await self._announced(tasks))
         return 0.0
 
-    async def _until_next_due(self) -> float:
+    def _closed_keys(self) -> Collection[str]:
+        now = self._clock.now()
+        self._closed = {key: until for key, until in self._closed.items() if until > now}
+        return self._closed.keys()
+
+    async def _until_next(self) -> float:
+        """How long until a task becomes due, or its kind can be done again."""
         due = await self._journal.next_due()
-        return math.inf if due is None else max(0.0, due - self._clock.now())
+        moments = [*self._closed.values(), *([] if due is None else [due])]
+        return max(0.0, min(moments, default=math.inf) - self._clock.now())
 
     # --- Claiming with the Task API -------------------------------------------------------------------------------
 
@@ -187,11 +197,20 @@ class Dispatch:
 
     def _deferred(self, batch: Batch, error: NotNow | ProviderError) -> dict[str, Outcome]:
         if isinstance(error, NotNow):
+            self._close(batch, error)
             return self._all(batch, Deferred(until=error.until, reason=str(error)))
         wished = (error.retry_after if isinstance(error, ProviderUnavailable | ProviderThrottled) else None) or 0.0
         if isinstance(error, ProviderUnavailable) and error.own_fault:
             return self._after_own_failure(batch, str(error), wished)
         return self._all(batch, Deferred(until=self._clock.now() + max(wished, OUTAGE_BACKOFF), reason=str(error)))
+
+    def _close(self, batch: Batch, error: NotNow) -> None:
+        """Claim no more of this kind for now: in a long outage not every task that waits is to be written down again.
+
+        A limit is different: it may well let a smaller batch through.
+        """
+        if not isinstance(error, RateLimited):
+            self._closed.update((work.task.batch_key, error.until) for work in batch.works)
 
     def _after_defect(self, batch: Batch) -> dict[str, Outcome]:
         return self._after_own_failure(batch, DEFECT)

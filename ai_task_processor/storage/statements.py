@@ -20,14 +20,18 @@ class Statement:
         return self.sole if connection.dialect.name == "sqlite" else self.shared
 
 
+_LISTS = ("ids", "keys")
+
+
 def statement(sql: str) -> Statement:
     """Make a statement; what stands between ``/*`` and ``*/`` belongs to the form for replicas alone.
 
-    A parameter named ``ids`` takes a list.
+    Parameters named ``ids`` and ``keys`` take lists.
     """
     return Statement(sole=_text(_FOR_REPLICAS.sub("", sql)), shared=_text(_FOR_REPLICAS.sub(r"\1", sql)))
 
 
 def _text(sql: str) -> TextClause:
     clause = text(sql)
-    return clause.bindparams(bindparam("ids", expanding=True)) if ":ids" in sql else clause
+    lists = [bindparam(name, expanding=True) for name in _LISTS if f":{name}" in sql]
+    return clause.bindparams(*lists)

@@ -179,6 +179,12 @@ class TestAccept:
 
 
 class TestClaim:
+    async def test_passes_over_kinds_that_are_not_wanted(self, desk: Desk) -> None:
+        await desk.accept(task("a", batch_key="x"), task("b", batch_key="y", priority=3), task("c", batch_key="z"))
+        assert [each.id for each in await desk.journal.claim(9, without={"x", "z", "unheard of"})] == ["b"]
+        assert await desk.journal.claim(9, without=["x", "z"]) == ()
+        assert [each.id for each in await desk.journal.claim(9)] == ["a"]
+
     async def test_takes_the_most_urgent_first(self, desk: Desk) -> None:
         await desk.accept(
             task("a", created_at=BEGINNING + 1),

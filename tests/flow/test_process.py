@@ -262,7 +262,7 @@ CRASH = """
             self._journal = journal
         def __getattr__(self, name):
             return getattr(self._journal, name)
-        async def claim(self, limit):
+        async def claim(self, limit, without=()):
             raise RuntimeError("a defect in dispatch")
 
     @asynccontextmanager

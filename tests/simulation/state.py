@@ -96,8 +96,8 @@ class GuardedJournal:
     async def accept(self, tasks: Sequence[Task], mark: int) -> tuple[str, ...]:
         return await self._do("accept", lambda: self._journal.accept(tasks, mark))
 
-    async def claim(self, limit: int) -> tuple[Task, ...]:
-        return await self._do("claim", lambda: self._journal.claim(limit))
+    async def claim(self, limit: int, without: Collection[str] = ()) -> tuple[Task, ...]:
+        return await self._do("claim", lambda: self._journal.claim(limit, without))
 
     async def settle(self, outcomes: Mapping[str, Outcome]) -> None:
         await self._do("settle", lambda: self._journal.settle(outcomes), lambda: self._settled(outcomes))

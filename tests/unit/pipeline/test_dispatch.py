@@ -242,3 +242,28 @@ async def test_with_announcing_only_what_is_ours_is_performed() -> None:
     assert house.reporter.announced == ["t0", "t1", "t2", "t1"]
     assert [event.task_id for event in house.seen.of(ClaimLost)] == ["t0"]
     assert set(await house.outcomes()) == {"t1", "t2"}
+
+
+async def test_while_a_kind_cannot_be_done_no_more_of_it_is_claimed_and_others_are() -> None:
+    open_until = ManualClock().now() + 300
+
+    class Opening(Echo):
+        async def perform(self, batch: Batch) -> Mapping[str, Outcome]:
+            outcomes = await super().perform(batch)
+            if batch.key == "down" and house.clock.now() < open_until:
+                raise BreakerOpen("open", until=open_until)
+            return outcomes
+
+    echo = Opening()
+    house = House(echo)
+    down = [task(f"d{number}", content="down", batch_key="down", created_at=0.0) for number in range(40)]
+    well = [task(f"w{number}", content="well", batch_key="well", created_at=1.0) for number in range(10)]
+    await house.hold(*down, *well)
+    while (rest := await house.dispatch.step()) == 0:
+        pass
+    assert rest == pytest.approx(300)
+    assert [len(ids) for ids in echo.performed] == [8, 8, 2]
+    assert (await house.journal.backlog()).ready == 32
+    house.clock.advance(rest)
+    await house.drain()
+    assert len(await house.outcomes()) == 50
