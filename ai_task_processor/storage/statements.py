@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, TextClause, bindparam, text
+from sqlalchemy import Connection, Text, TextClause, bindparam, text
 
 _FOR_REPLICAS = re.compile(r"/\*(.*?)\*/", re.DOTALL)
 
@@ -33,5 +33,5 @@ def statement(sql: str) -> Statement:
 
 def _text(sql: str) -> TextClause:
     clause = text(sql)
-    lists = [bindparam(name, expanding=True) for name in _LISTS if f":{name}" in sql]
+    lists = [bindparam(name, type_=Text(), expanding=True) for name in _LISTS if f":{name}" in sql]
     return clause.bindparams(*lists)
