@@ -101,6 +101,17 @@ def paid_again(records: Records, offers: Mapping[str, Offer], *, remembers: bool
     return sum(max(0, len(sendings) - needed[payment]) for payment, sendings in _charges(records).items())
 
 
+def longest_commit(records: Records) -> float:
+    """Seconds from an answer to the kill by which it was lost, so that its text was paid for again: the longest."""
+    longest = 0.0
+    for sendings in _charges(records).values():
+        for sending in sendings[:-1]:
+            end = _end_of_sender(records.ends, sending.at)
+            if end and not end.finished and sending.delivered_at is not None:
+                longest = max(longest, end.at - sending.delivered_at)
+    return longest
+
+
 def exceeded_limits(records: Records) -> Iterator[str]:
     """No minute sees more texts at the provider than the limit that held at its end."""
     for sending, count, limit in minutes(records):
@@ -160,12 +171,15 @@ def patches_before_settling(records: Records) -> Iterator[str]:
 
 
 def half_done(records: Records) -> Iterator[str]:
-    """A process that was killed was alive; one that was stopped ended with code 0, and holds nothing any more."""
+    """A process that was killed was alive; one that was stopped ended with code 0, and holds nothing any more.
+
+    Before its start is over a process has not yet taken up what the one before it held.
+    """
     for end in records.ends:
         wanted = CODES[end.how]
         if end.code != wanted:
             yield f"process {end.life} ({end.how}) ended with code {end.code} instead of {wanted}"
-        if end.finished and "claimed" in end.rows.values():
+        if end.finished and end.ready and "claimed" in end.rows.values():
             yield f"process {end.life} was stopped and left tasks half done"
 
 

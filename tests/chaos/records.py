@@ -47,7 +47,7 @@ class End:
 
     ``began`` and ``at`` are the moments of its start and end; ``how`` is killed, stopped, cut (stopped, but not given
     the time to finish) or unborn (stopped before it could know of signals). ``reported`` tells for the tasks of
-    reported rows whether the Task API had taken them.
+    reported rows whether the Task API had taken them. ``ready`` says whether its start was over.
     """
 
     life: int
@@ -57,6 +57,7 @@ class End:
     code: int
     rows: Mapping[str, str]
     reported: Mapping[str, bool] = field(default_factory=dict)
+    ready: bool = True
 
     @property
     def finished(self) -> bool:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 from ai_task_processor.settings import Settings
-from tests.chaos.invariants import breaches, is_excused, minutes, paid_again
+from tests.chaos.invariants import breaches, longest_commit, minutes, paid_again
 from tests.chaos.offers import Offers
 from tests.chaos.process import GRACE, PATIENCE, Life, command, rows_of, secrets, unfinished_count, unfinished_rows
 from tests.chaos.records import End, Limit, Records
@@ -268,13 +268,13 @@ class Chaos:
         doing = "+".join(name for name in ("token", "fetch", "embed", "patch") if self._moments.running[name])
         if doing:
             return doing
-        return "idle or committing" if '"All services started' in life.output else "starting"
+        return "idle or committing" if _ready(life) else "starting"
 
     def _note_end(self, life: Life, how: str, code: int) -> None:
         at = time.monotonic()
         rows = rows_of(self._folder / "state.db")
         reported = {task_id: self._has_end(task_id) for task_id, state in rows.items() if state == "reported"}
-        self._records.ends.append(End(life.number, life.began, at, how, code, rows, reported))
+        self._records.ends.append(End(life.number, life.began, at, how, code, rows, reported, _ready(life)))
         self._look_for_secrets(life)
 
     def _has_end(self, task_id: str) -> bool:
@@ -349,9 +349,7 @@ class Chaos:
             "texts charged": sum(len(sending.payments) for sending in charges),
             "texts paid for again": paid_again(records, self._offers.all, remembers=remembers()),
             "charged requests whose answer was lost": sum(sending.delivered_at is None for sending in charges),
-            "charged requests not committed at a kill": sum(
-                sending.delivered_at is not None and is_excused(records, sending) for sending in charges
-            ),
+            "longest time from an answer to the kill that lost it": f"{longest_commit(records):.3f} s",
             "PATCHes": f"{len(records.patches)} for {len({patch.task_id for patch in records.patches})} tasks",
             "fullest minute": f"{peak[1]} of {peak[2]} texts" if peak else "none",
             "faults": ", ".join(f"{count} {name}" for name, count in sorted(self._weather.faults.items())),
@@ -386,6 +384,10 @@ class Chaos:
             "log_format": "json",
         }
         return {name.upper(): str(value) for name, value in settings.items()}
+
+
+def _ready(life: Life) -> bool:
+    return '"All services started' in life.output
 
 
 def remembers() -> bool:

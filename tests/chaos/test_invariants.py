@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ai_task_processor.providers.mock import mock_vector
-from tests.chaos.invariants import breaches, paid_again
+from tests.chaos.invariants import breaches, longest_commit, paid_again
 from tests.chaos.offers import SMALL, Offer
 from tests.chaos.records import End, Limit, Patch, Records, Sending
 
@@ -50,6 +50,14 @@ def found(records: Records, *, remembers: bool = True) -> list[str]:
 def test_what_was_in_flight_at_a_kill_may_be_paid_for_again_and_lost_answers_sent_again() -> None:
     assert found(a_run()) == []
     assert paid_again(a_run(), OFFERS, remembers=True) == 1
+    assert longest_commit(a_run()) == pytest.approx(0.3)
+
+
+def test_a_process_stopped_in_its_start_leaves_what_the_one_before_it_held() -> None:
+    records = a_run()
+    early = End(2, began=10, at=11, how="stopped", code=0, rows=KILLED.rows, ready=False)
+    records.ends = [KILLED, early, replace(STOPPED, life=3, began=11)]
+    assert found(records) == []
 
 
 def test_what_was_lost_may_be_paid_for_again() -> None:
