@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done
 
+RULE_MANIFEST := deploy/kubernetes/components/monitoring/prometheusrule.yaml
+
 .DEFAULT_GOAL := help
-.PHONY: help demo run test chaos check format docs lock clean
+.PHONY: help demo run test chaos check format docs image rules lock clean
 
 help: ## Show what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +38,10 @@ format: $(VENV)/ready-dev ## Format the code and mend what can be mended
 
 docs: $(VENV)/ready-dev ## Renew the tables in docs/ that are made from the code
 	@$(BIN)/python docs/reference.py
+
+rules: ## Renew the manifest that is made from deploy/prometheus/rules.yml
+	@{ sed '/^  groups:/,$$d' $(RULE_MANIFEST); sed -n '/^groups:/,$$p' deploy/prometheus/rules.yml | sed 's/./  &/'; } \
+		> $(RULE_MANIFEST).new && mv $(RULE_MANIFEST).new $(RULE_MANIFEST)
 
 lock: $(VENV)/ready-dev ## Renew requirements.lock, the pinned and hashed dependencies of the image
 	$(BIN)/pip install --quiet uv
