@@ -33,7 +33,9 @@ from ai_task_processor.engines import (
     Memory,
     combined,
     engine_names,
+    least,
     make_engine,
+    measure,
     open_memory,
     short_memory,
 )
@@ -53,6 +55,7 @@ from ai_task_processor.pipeline.intake import Intake, IntakeSettings
 from ai_task_processor.pipeline.retention import Retention
 from ai_task_processor.pipeline.run import Bell, Lane, Pipeline
 from ai_task_processor.processors import text_embedding
+from ai_task_processor.providers.models import MAX_REQUEST_TOKENS
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.settings import Settings
 from ai_task_processor.storage.engine import Storage, is_postgres, open_storage
@@ -285,6 +288,7 @@ def _text_embedding(bench: Bench, provider: EmbeddingProvider) -> Processor:
         default_model=settings.default_model,
         examples=settings.supported_models,
         truncate=settings.long_input == "truncate",
+        measure=measure(settings),
     )
 
 
@@ -359,6 +363,7 @@ def _pipeline(
             fetch_limit=settings.fetch_limit,
             hold_limit=settings.hold_limit,
             keep_unknown=settings.unknown_task_types == "fail",
+            least=least(settings),
         ),
         source=source,
         journal=state.journal,
@@ -371,7 +376,11 @@ def _pipeline(
     )
     dispatch = Dispatch(
         DispatchSettings(
-            batch_size=settings.batch_size, max_attempts=settings.max_attempts, announce=settings.claim_tasks
+            batch_size=settings.batch_size,
+            max_attempts=settings.max_attempts,
+            announce=settings.claim_tasks,
+            batch_tokens=MAX_REQUEST_TOKENS,
+            least=least(settings),
         ),
         journal=state.journal,
         processors=processors,
@@ -465,7 +474,7 @@ def _facts(settings: Settings) -> dict[str, object]:
         "batch_size": settings.batch_size,
         "concurrency_limit": settings.concurrency_limit,
         "polling_interval_seconds": settings.polling_interval_seconds,
-        "limits": dict(settings.limits) or "none",
+        "limits": dict(settings.limits_shown) or "none",
         "limits_strategy": settings.rate_limit_strategy,
         "state": settings.state_shown,
     }

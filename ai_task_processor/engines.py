@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from types import MappingProxyType
 
+from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import CacheFilled
 from ai_task_processor.domain.ports import EmbeddingProvider, Observer, RateLimiter
+from ai_task_processor.providers.budget import Budget, estimate
 from ai_task_processor.providers.cache import CacheStore
 from ai_task_processor.providers.cache_store import MemoryCacheStore, SqlCacheStore
 from ai_task_processor.providers.cached import Cached
@@ -18,6 +20,8 @@ from ai_task_processor.providers.concurrency import Concurrency
 from ai_task_processor.providers.connection import http_client
 from ai_task_processor.providers.guarded import Guarded, Patience, counts
 from ai_task_processor.providers.hybrid import Hybrid
+from ai_task_processor.providers.models import canonical
+from ai_task_processor.providers.prices import Prices, free
 from ai_task_processor.providers.space_store import MemorySpaceStore, SqlSpaceStore
 from ai_task_processor.providers.spaces import Spaced, Spaces, SpaceStore
 from ai_task_processor.resilience.breaker import Breaker
@@ -26,6 +30,7 @@ from ai_task_processor.settings import Settings
 from ai_task_processor.storage.engine import Storage
 
 Job = Callable[[], Coroutine[None, None, None]]
+Price = Callable[[str], int]
 
 IN_PROCESS_TIMEOUT = 300.0
 """Seconds that an engine inside the process may take for one batch."""
@@ -141,11 +146,36 @@ def _guarded(bench: Bench, engine: Engine, limiter: RateLimiter, usual: Usual) -
         patience=patience,
         concurrency=concurrency,
         breaker=breaker,
-        limiter=limiter,
+        budget=Budget(limiter, price=price_at(settings, name)),
         clock=bench.clock,
         observer=bench.observer,
         usual=usual,
     )
+
+
+def price_at(settings: Settings, engine: str) -> Price:
+    """What a token of a model costs at an engine: those of our own cost nothing."""
+    if engine != "openai":
+        return free
+    return Prices(settings.model_prices, unknown=settings.unknown_model_price).per_token
+
+
+def measure(settings: Settings) -> Callable[[str, str], Amount]:
+    """What a text may come to at the engine that is asked first for a model."""
+    prices = [price_at(settings, name) for name in engine_names(settings)]
+    own = frozenset(map(canonical, settings.supported_models))
+
+    def measured(text: str, model: str) -> Amount:
+        price = prices[0] if canonical(model) in own else prices[-1]
+        return estimate((text,), model, price)
+
+    return measured
+
+
+def least(settings: Settings) -> Amount:
+    """The least that a task comes to: where an engine of our own is among them, it may be free of charge."""
+    costs = all(price_at(settings, name) is not free for name in engine_names(settings))
+    return Amount(tasks=1, tokens=1, cost=int(costs))
 
 
 def _openai(bench: Bench) -> Engine:

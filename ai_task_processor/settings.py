@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -11,7 +12,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ai_task_processor.domain.amount import USD, Unit, window_key
 from ai_task_processor.domain.errors import ConfigurationError
+from ai_task_processor.providers.prices import DEAREST
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
 """What example files hold in place of a key; it turns mock processing on."""
@@ -39,6 +42,16 @@ def _as_list(value: object) -> object:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _as_object(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value, parse_float=Decimal)
+    except json.JSONDecodeError as error:
+        message = 'give a JSON object like {"my-model": 0.02}'
+        raise ValueError(message) from error
+
+
 def _as_lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -55,9 +68,12 @@ Positive = Annotated[int, Field(ge=1), Clean]
 Port = Annotated[int, Field(ge=0, le=65_535), Clean]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Clean]
 Grace = Annotated[float, Field(ge=0, allow_inf_nan=False), Clean]
+Price = Annotated[Decimal, Field(ge=0, le=1_000_000, allow_inf_nan=False), Clean]
+Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000, allow_inf_nan=False), Clean]
+Priced = Annotated[Mapping[str, Price], NoDecode, BeforeValidator(_as_object), Clean]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list), Clean]
 
-Window = Literal["minute", "hour", "day", "week", "month"]
+WINDOWS = ("minute", "hour", "day", "week", "month")
 Mode = Literal["openai", "ollama", "hybrid", "local", "mock"]
 ProcessingMode = Annotated[Literal[Mode, "auto"], BeforeValidator(_as_lower), Clean]
 Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_as_upper), Clean]
@@ -162,6 +178,25 @@ class Settings(BaseSettings):
     rate_limit_per_day: Count = Field(0, description="the same in a day")
     rate_limit_per_week: Count = Field(0, description="the same in a week")
     rate_limit_per_month: Count = Field(0, description="the same in a month")
+    token_limit_per_minute: Count = Field(0, description="tokens that providers count in a minute; 0 is no limit")
+    token_limit_per_hour: Count = Field(0, description="the same in an hour")
+    token_limit_per_day: Count = Field(0, description="the same in a day")
+    token_limit_per_week: Count = Field(0, description="the same in a week")
+    token_limit_per_month: Count = Field(0, description="the same in a month")
+    cost_limit_per_minute: Dollars = Field(
+        Decimal(0), description="US dollars that providers cost in a minute, like 0.5; 0 is no limit"
+    )
+    cost_limit_per_hour: Dollars = Field(Decimal(0), description="the same in an hour")
+    cost_limit_per_day: Dollars = Field(Decimal(0), description="the same in a day")
+    cost_limit_per_week: Dollars = Field(Decimal(0), description="the same in a week")
+    cost_limit_per_month: Dollars = Field(Decimal(0), description="the same in a month")
+    model_prices: Priced = Field(
+        {},
+        description='US dollars for a million tokens, before the prices that ship: {"my-model": 0.02}',
+    )
+    unknown_model_price: Price = Field(
+        DEAREST, description="US dollars for a million tokens of a model without a known price"
+    )
     rate_limit_storage_path: Text = Field("", description="older name for the SQLite file of STATE_URL")
 
     # Operation
@@ -231,17 +266,27 @@ class Settings(BaseSettings):
         return self.embedding_cache_mb * 1_048_576
 
     @property
-    def limits(self) -> Mapping[Window, int]:
-        """The limits that hold, by window: only those above zero."""
-        asked: Mapping[Window, int] = {
-            "minute": self.rate_limit_per_minute,
-            "hour": self.rate_limit_per_hour,
-            "day": self.rate_limit_per_day,
-            "week": self.rate_limit_per_week,
-            "month": self.rate_limit_per_month,
+    def limits(self) -> Mapping[str, int]:
+        """The limits that hold, by window; money as :data:`~ai_task_processor.domain.amount.USD` says."""
+        asked = {
+            window_key(unit, window): int(getattr(self, f"{name}_per_{window}") * scale)
+            for unit, name, scale in _LIMITED
+            for window in WINDOWS
         }
-        return {window: limit for window, limit in asked.items() if limit and self.rate_limit_enabled}
+        return {key: limit for key, limit in asked.items() if limit and self.rate_limit_enabled}
 
+    @property
+    def limits_shown(self) -> Mapping[str, float]:
+        """The limits that hold, for people: money in US dollars."""
+        return {key: limit / USD if key.startswith("cost") else limit for key, limit in self.limits.items()}
+
+
+_LIMITED: tuple[tuple[Unit, str, int], ...] = (
+    ("tasks", "rate_limit", 1),
+    ("tokens", "token_limit", 1),
+    ("cost", "cost_limit", USD),
+)
+"""What is limited, the beginning of its settings, and what one of them is in the unit that is counted."""
 
 SECRETS = ("oauth2_client_secret", "openai_api_key", "state_url")
 """Fields whose values are never shown; each can also come from the file that its ``_FILE`` twin names."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.events import Event
 from ai_task_processor.limits.ledger import LimitStore
 from ai_task_processor.limits.limiter import Limiter
@@ -48,7 +49,7 @@ async def history(store: LimitStore, clock: SteppedClock, strategy: Strategy) ->
     bookings = 20_000
     for _ in range(bookings):
         clock.elapsed += LENGTHS["month"] / bookings
-        await limiter.take(HISTORY // bookings)
+        await limiter.take(Amount(tasks=HISTORY // bookings))
     return limiter
 
 
@@ -63,7 +64,7 @@ async def measure(limiter: Limiter, clock: SteppedClock, timer: Callable[[], flo
         clock.elapsed += 0.1
         limiter.opens_at()
         limiter.headroom()
-        await limiter.take(BATCH)
+        await limiter.take(Amount(tasks=BATCH))
     return (timer() - began) / MEASURED * 1_000
 
 

@@ -233,7 +233,10 @@ class BatchCrashed(Event):
 
 @dataclass(frozen=True, slots=True)
 class ProviderCalled(Event):
-    """One request to a provider ended: ``outcome`` is succeeded, unavailable, throttled, rejected or refused."""
+    """One request to a provider ended: ``outcome`` is succeeded, unavailable, throttled, rejected or refused.
+
+    ``cost`` is what its ``tokens`` cost by the prices that are known, in US dollars.
+    """
 
     provider: str
     model: str
@@ -241,6 +244,7 @@ class ProviderCalled(Event):
     inputs: int
     tokens: int
     seconds: float
+    cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,10 +397,10 @@ class ModelsMissing(Event):
 
 @dataclass(frozen=True, slots=True)
 class LimitReached(Event):
-    """A window is full until ``until`` (Unix seconds); told once per closing."""
+    """A window is full until ``until`` (Unix seconds); told once per closing. Limits of money are in US dollars."""
 
     window: str
-    limit: int
+    limit: float
     until: float
 
 

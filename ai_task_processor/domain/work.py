@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.task import Task
 
 
@@ -9,13 +10,20 @@ from ai_task_processor.domain.task import Task
 class Work:
     """A planned task: ``key`` says what it can be batched with, ``payload`` is for its processor alone.
 
-    ``size`` is the estimated number of tokens that the provider will count for it.
+    ``size`` is an upper estimate of the tokens that the provider will count for it, ``cost`` of what they will cost
+    (see :mod:`~ai_task_processor.domain.amount`).
     """
 
     task: Task
     key: str
     payload: object
     size: int = 0
+    cost: int = 0
+
+    @property
+    def amount(self) -> Amount:
+        """What limits count for it."""
+        return Amount(tasks=1, tokens=self.size, cost=self.cost)
 
 
 @dataclass(frozen=True, slots=True)

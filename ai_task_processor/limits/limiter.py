@@ -1,4 +1,4 @@
-"""The limiter: admits tasks to providers as long as every configured window has room."""
+"""The limiter: admits tasks, tokens and money to providers as long as every configured window has room."""
 
 import asyncio
 import math
@@ -9,6 +9,7 @@ from typing import TypeAlias
 from weakref import WeakKeyDictionary
 from zoneinfo import ZoneInfo
 
+from ai_task_processor.domain.amount import ONE_TASK, UNITS, UNLIMITED, USD, Amount, Unit
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import JournalError, RateLimited
 from ai_task_processor.domain.events import LimitReached
@@ -16,21 +17,23 @@ from ai_task_processor.domain.ports import Observer, WindowUsage
 from ai_task_processor.limits.ledger import Bucket, Decide, Entry, Ledger, LimitStore
 from ai_task_processor.limits.tally import Tally
 from ai_task_processor.limits.timeline import Timeline, shift_between
-from ai_task_processor.limits.windows import LENGTHS, Strategy, WindowName, window_of
+from ai_task_processor.limits.windows import KEYS, LENGTHS, Strategy, window_of
 
 REFRESH = 5.0
 """Seconds after which what replicas have booked is looked at, where nothing was booked here meanwhile."""
 
-_Place: TypeAlias = tuple[WindowName, float]
+_NOTHING = Amount()
+_WORDS: Mapping[Unit, str] = {"tasks": "tasks", "tokens": "tokens", "cost": "USD"}
+_Place: TypeAlias = tuple[str, float]
 
 
 @dataclass(slots=True)
 class _Booking:
     """What one take left: per window the bucket it went into, and how much of it can still be given back."""
 
-    count: int
-    ends: dict[WindowName, float] = field(default_factory=dict)
-    left: int = 0
+    amount: Amount
+    ends: dict[str, float] = field(default_factory=dict)
+    left: Amount = _NOTHING
 
     def places(self) -> tuple[_Place, ...]:
         return tuple(self.ends.items())
@@ -41,7 +44,7 @@ class Limiter:
 
     Where this process is the only one that writes, its memory decides and the store remembers. Where replicas share
     the store, the ledger in it decides, read and written in one transaction, and the memory is a reading of it that
-    :meth:`take`, :meth:`refund` and :meth:`refresh` renew.
+    :meth:`take`, :meth:`refund`, :meth:`settle` and :meth:`refresh` renew.
 
     A booking is in the store before :meth:`take` returns; takes run one after the other. Whatever goes wrong on the
     way, what is counted is never less than what was admitted. A take that is cancelled in the middle stays booked; the
@@ -54,20 +57,20 @@ class Limiter:
     are now. A window that had no limit before begins empty.
     """
 
-    def __init__(self, tallies: Mapping[WindowName, Tally], line: Timeline, store: LimitStore, tell: Observer) -> None:
+    def __init__(self, tallies: Mapping[str, Tally], line: Timeline, store: LimitStore, tell: Observer) -> None:
         self._tallies = tallies
         self._line = line
         self._store = store
         self._observer = tell
         self._lock = asyncio.Lock()
         self._bookings: WeakKeyDictionary[asyncio.Task[object], _Booking] = WeakKeyDictionary()
-        self._told: dict[WindowName, float] = {}
+        self._told: dict[str, float] = {}
         self._pace = 0.0
 
     @classmethod
     async def open(
         cls,
-        limits: Mapping[WindowName, int],
+        limits: Mapping[str, int],
         *,
         strategy: Strategy,
         zone: ZoneInfo,
@@ -78,6 +81,7 @@ class Limiter:
     ) -> "Limiter":
         """Take up what an earlier run left; a limit of 0 is none, and without any limit the store is not touched.
 
+        ``limits`` are named as :data:`~ai_task_processor.limits.windows.KEYS` are.
         ``boot`` is :func:`~ai_task_processor.limits.timeline.boot_id`. Raises JournalError.
         """
         limited = {name: limit for name, limit in limits.items() if limit > 0}
@@ -85,8 +89,8 @@ class Limiter:
         line = Timeline(clock, strategy, last=ledger.reading, boot=boot)
         shift = shift_between(ledger.reading, strategy)
         tallies = {
-            name: Tally(window_of(name, strategy, zone), limit, _of(name, ledger, shift))
-            for name, limit in limited.items()
+            key: Tally(window_of(KEYS[key][1], strategy, zone), limit, _of(key, ledger, shift))
+            for key, limit in limited.items()
         }
         limiter = cls(tallies, line, store, observer)
         await limiter.refresh()
@@ -94,32 +98,41 @@ class Limiter:
             await limiter._rewrite()
         return limiter
 
-    async def take(self, count: int) -> None:
+    async def take(self, amount: Amount) -> None:
         """See :class:`~ai_task_processor.domain.ports.RateLimiter`. Raises RateLimited or JournalError."""
-        if count <= 0 or not self._tallies:
+        if not self._counts(amount):
             return
         async with self._lock:
-            booking = self._bookings[_current_task()] = _Booking(count)
+            booking = self._bookings[_current_task()] = _Booking(amount)
             try:
                 await self._book(booking)
             except JournalError:
                 self._give_back(booking.places(), booking.left)
-                booking.left = 0
+                booking.left = _NOTHING
                 raise
             self._tell_of_closings()
 
-    async def refund(self, count: int) -> None:
+    async def refund(self, amount: Amount) -> None:
         """See :class:`~ai_task_processor.domain.ports.RateLimiter`.
 
         Gives back at most what the last take of the calling asyncio task booked. Raises JournalError.
         """
         async with self._lock:
             booking = self._bookings.get(_current_task())
-            if booking is None or min(count, booking.left) <= 0:
-                return
-            back = min(count, booking.left)
-            booking.left -= back
-            await self._change(lambda ledger: self._without(booking, back, ledger))
+            if booking is not None:
+                await self._correct(booking, back=amount.at_most(booking.left))
+
+    async def settle(self, actual: Amount) -> None:
+        """See :class:`~ai_task_processor.domain.ports.RateLimiter`.
+
+        Without a booking of the calling asyncio task nothing happens. Raises JournalError.
+        """
+        async with self._lock:
+            booking = self._bookings.get(_current_task())
+            if booking is not None:
+                back, over = booking.left.above(actual), actual.above(booking.left)
+                await self._correct(booking, back=back, over=over)
+                self._tell_of_closings()
 
     async def refresh(self) -> None:
         """Look at what others have booked meanwhile, where replicas share the store. Raises JournalError."""
@@ -133,20 +146,31 @@ class Limiter:
             await asyncio.sleep(REFRESH)
             await self.refresh()
 
-    def headroom(self) -> int | None:
+    def headroom(self) -> Amount:
         """See :class:`~ai_task_processor.domain.ports.RateLimiter`."""
         self._advance()
-        return min((tally.room for tally in self._tallies.values()), default=None)
+        return Amount(*(self._room(unit) for unit in UNITS))
 
-    def opens_at(self) -> float | None:
+    def opens_at(self, least: Amount = ONE_TASK) -> float | None:
         """See :class:`~ai_task_processor.domain.ports.RateLimiter`."""
         self._advance()
-        return self._fits_at(1)
+        moment = self._fits_at(least)
+        if moment is not None:
+            self._tell_of_closings(least)
+        return moment
 
     def usage(self) -> Mapping[str, WindowUsage]:
         """See :class:`~ai_task_processor.domain.ports.RateLimiter`."""
         self._advance()
-        return {name: self._usage_of(tally) for name, tally in self._tallies.items()}
+        return {key: self._usage_of(tally, KEYS[key][0]) for key, tally in self._tallies.items()}
+
+    def _counts(self, amount: Amount) -> bool:
+        """Whether any window counts what this has."""
+        return any(amount.of(KEYS[key][0]) > 0 for key in self._tallies)
+
+    def _room(self, unit: Unit) -> int:
+        rooms = (tally.room for key, tally in self._tallies.items() if KEYS[key][0] == unit)
+        return min(rooms, default=UNLIMITED.of(unit))
 
     def _advance(self) -> float:
         """Let go of what does not count any more; answers the time."""
@@ -157,26 +181,27 @@ class Limiter:
                 self._told.pop(name, None)
         return time
 
-    def _admit(self, count: int) -> None:
-        full = [name for name, tally in self._tallies.items() if tally.room < count]
+    def _admit(self, amount: Amount) -> None:
+        full = [key for key, tally in self._tallies.items() if tally.room < amount.of(KEYS[key][0])]
         if not full:
             return
         self._tell_of_closings()
-        until = self._fits_at(count)
+        until = self._fits_at(amount)
         raise RateLimited(
-            f"no room for {count} in the limit per {' and per '.join(full)}",
+            f"no room for {_in_words(amount, full)}",
             until=self._line.wall(self._line.now()) if until is None else until,
         )
 
-    def _fits_at(self, count: int) -> float | None:
-        moments = [tally.fits_at(count) for tally in self._tallies.values()]
+    def _fits_at(self, amount: Amount) -> float | None:
+        wanted = ((tally, amount.of(KEYS[key][0])) for key, tally in self._tallies.items())
+        moments = [tally.fits_at(count) for tally, count in wanted if count > 0]
         latest = max((moment for moment in moments if moment is not None), default=None)
         return None if latest is None else self._line.wall(latest)
 
-    def _usage_of(self, tally: Tally) -> WindowUsage:
+    def _usage_of(self, tally: Tally, unit: Unit) -> WindowUsage:
         frees_at = tally.frees_at()
         reset_at = None if frees_at is None else self._line.wall(frees_at)
-        return WindowUsage(current=tally.used, limit=tally.limit, remaining=tally.room, reset_at=reset_at)
+        return WindowUsage(tally.used, tally.limit, tally.room, reset_at, unit)
 
     async def _book(self, booking: _Booking) -> None:
         """Put a booking into the buckets of the moment at which it is durable.
@@ -188,12 +213,17 @@ class Limiter:
         while True:
             began, kept = self._line.now(), booking.places()
             await self._change(partial(self._placed, booking, kept, ahead))
-            booking.left = booking.count
+            booking.left = booking.amount
             ended = self._line.at_most()
             self._pace = max(0.0, ended - began)
             if all(end > ended for end in booking.ends.values()):
                 return
             ahead = 2 * self._pace
+
+    async def _correct(self, booking: _Booking, *, back: Amount, over: Amount = _NOTHING) -> None:
+        if self._counts(back) or self._counts(over):
+            booking.left = booking.left.above(back)
+            await self._change(partial(self._corrected, booking, back, over))
 
     async def _change(self, decide: Decide) -> None:
         self._line.ask()
@@ -203,19 +233,24 @@ class Limiter:
         """Admit a booking, which is in the buckets ``kept`` so far, and put it into those of now."""
         self._learn(ledger)
         self._advance()
-        self._give_back(kept, booking.count)
-        self._admit(booking.count)
-        time = self._line.now() + ahead
-        booking.ends = {name: tally.add(time, booking.count) for name, tally in self._tallies.items()}
+        self._give_back(kept, booking.amount)
+        self._admit(booking.amount)
+        booking.ends = self._add(self._line.now() + ahead, booking.amount)
         if ledger is None:
-            booking.left = booking.count  # what memory says is booked, whatever becomes of the caller
+            booking.left = booking.amount  # what memory says is booked, whatever becomes of the caller
         return self._entry({*kept, *booking.places()})
 
-    def _without(self, booking: _Booking, count: int, ledger: Ledger | None) -> Entry:
+    def _corrected(self, booking: _Booking, back: Amount, over: Amount, ledger: Ledger | None) -> Entry:
         self._learn(ledger)
         self._advance()
-        self._give_back(booking.places(), count)
-        return self._entry(booking.places())
+        self._give_back(booking.places(), back)
+        added = self._add(self._line.now(), over)
+        return self._entry({*booking.places(), *added.items()})
+
+    def _add(self, time: float, amount: Amount) -> dict[str, float]:
+        """Count an amount; answers the end of the bucket that it went into, for each window that counts it."""
+        wanted = ((key, tally, amount.of(KEYS[key][0])) for key, tally in self._tallies.items())
+        return {key: tally.add(time, count) for key, tally, count in wanted if count > 0}
 
     def _seen(self, ledger: Ledger | None) -> None:
         self._learn(ledger)
@@ -230,9 +265,9 @@ class Limiter:
         for name, tally in self._tallies.items():
             tally.recall(_of(name, ledger, 0.0))
 
-    def _give_back(self, places: Iterable[_Place], count: int) -> None:
-        for name, end in places:
-            self._tallies[name].remove(end, count)
+    def _give_back(self, places: Iterable[_Place], amount: Amount) -> None:
+        for key, end in places:
+            self._tallies[key].remove(end, amount.of(KEYS[key][0]))
 
     def _entry(self, places: Iterable[_Place]) -> Entry:
         held = ((name, end, self._tallies[name].held(end)) for name, end in places)
@@ -251,21 +286,33 @@ class Limiter:
         buckets = (Bucket(name, *bucket) for name, tally in self._tallies.items() for bucket in tally.buckets())
         await self._store.replace(Ledger(self._line.reading(), tuple(buckets)))
 
-    def _tell_of_closings(self) -> None:
-        """Tell of each full window, once.
+    def _tell_of_closings(self, least: Amount = _NOTHING) -> None:
+        """Tell of each window that has no room for ``least``, or for anything, once.
 
         A window in steady use opens a little and is full again all the time. That is one closing; it is told again
         when the window had become half empty, or else once per length of the window.
         """
         time = self._line.now()
-        for name, tally in self._tallies.items():
-            opens_at = tally.fits_at(1)
-            if opens_at is not None and time >= self._told.get(name, -math.inf) + LENGTHS[name]:
-                self._told[name] = time
-                self._observer(LimitReached(window=name, limit=tally.limit, until=self._line.wall(opens_at)))
+        for key, tally in self._tallies.items():
+            unit, window = KEYS[key]
+            opens_at = tally.fits_at(max(1, least.of(unit)))
+            if opens_at is not None and time >= self._told.get(key, -math.inf) + LENGTHS[window]:
+                self._told[key] = time
+                until = self._line.wall(opens_at)
+                self._observer(LimitReached(window=key, limit=_shown(unit, tally.limit), until=until))
 
 
-def _of(name: WindowName, ledger: Ledger, shift: float) -> Iterable[tuple[float, int]]:
+def _in_words(amount: Amount, keys: Sequence[str]) -> str:
+    wanted = (f"{_shown(KEYS[key][0], amount.of(KEYS[key][0])):,} {_WORDS[KEYS[key][0]]}" for key in keys)
+    return " and ".join(f"{wants} in the limit per {KEYS[key][1]}" for wants, key in zip(wanted, keys, strict=True))
+
+
+def _shown(unit: Unit, count: int) -> float:
+    """A count as people read it: money in US dollars."""
+    return count / USD if unit == "cost" else count
+
+
+def _of(name: str, ledger: Ledger, shift: float) -> Iterable[tuple[float, int]]:
     return ((bucket.end + shift, bucket.count) for bucket in ledger.buckets if bucket.window == name)
 
 

@@ -9,10 +9,14 @@ Times are seconds on a line that never steps back; for calendar windows they are
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from types import MappingProxyType
 from typing import Literal, Protocol, TypeAlias
 from zoneinfo import ZoneInfo
+
+from ai_task_processor.domain.amount import UNITS, Unit, window_key
 
 WindowName: TypeAlias = Literal["minute", "hour", "day", "week", "month"]
 Strategy: TypeAlias = Literal["rolling", "fixed"]
@@ -25,6 +29,11 @@ LENGTHS: dict[WindowName, int] = {
     "month": 30 * 24 * 3_600,
 }
 """Seconds of each rolling window, and the scale of the calendar window of that name."""
+
+KEYS: Mapping[str, tuple[Unit, WindowName]] = MappingProxyType(
+    {window_key(unit, name): (unit, name) for unit in UNITS for name in LENGTHS}
+)
+"""What each window counts, and which it is, by what it is called."""
 
 BUCKETS = 128
 """How many buckets a window's length is cut into; a power of two, so that their ends are exact as floats."""

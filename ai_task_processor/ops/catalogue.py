@@ -121,6 +121,12 @@ CATALOGUE: tuple[Description, ...] = (
         ("provider", "model", "outcome"),
     ),
     Description(
+        "provider_cost_usd_total",
+        "counter",
+        "What a provider's tokens cost by the prices that are known, in US dollars.",
+        ("provider", "model", "outcome"),
+    ),
+    Description(
         "provider_request_duration_seconds",
         "histogram",
         "Time until a provider answered or was given up.",
@@ -160,7 +166,18 @@ CATALOGUE: tuple[Description, ...] = (
     Description("rate_limit_used", "gauge", "Tasks booked in a window.", ("window",)),
     Description("rate_limit_limit", "gauge", "Tasks that a window allows.", ("window",)),
     Description("rate_limit_remaining", "gauge", "Tasks that may still be booked in a window.", ("window",)),
-    Description("rate_limit_exceeded_total", "counter", "Times that a window became full.", ("window",)),
+    Description("token_limit_used", "gauge", "Tokens booked in a window.", ("window",)),
+    Description("token_limit_limit", "gauge", "Tokens that a window allows.", ("window",)),
+    Description("token_limit_remaining", "gauge", "Tokens that may still be booked in a window.", ("window",)),
+    Description("cost_limit_used_usd", "gauge", "US dollars booked in a window.", ("window",)),
+    Description("cost_limit_limit_usd", "gauge", "US dollars that a window allows.", ("window",)),
+    Description("cost_limit_remaining_usd", "gauge", "US dollars that may still be booked in a window.", ("window",)),
+    Description(
+        "rate_limit_exceeded_total",
+        "counter",
+        "Times that a window became full: minute … of tasks, tokens_per_minute …, cost_per_minute ….",
+        ("window",),
+    ),
     # --- The daemon (event_loop_lag_seconds, from a watchdog, will stand here)
     Description("ready", "gauge", "1 where a check of /ready is ok, else 0.", ("check",)),
     Description("scrape_errors_total", "counter", "Scrapes answered with an old backlog, the journal gave none."),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from ai_task_processor.domain.amount import USD, Unit
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import (
     ApiRequested,
@@ -145,11 +146,16 @@ class Health:
 
 def _window(used: WindowUsage) -> dict[str, object]:
     return {
-        "current": used.current,
-        "limit": used.limit,
-        "remaining": used.remaining,
+        "current": _shown(used.current, used.unit),
+        "limit": _shown(used.limit, used.unit),
+        "remaining": _shown(used.remaining, used.unit),
         "reset_at": None if used.reset_at is None else _iso(used.reset_at),
     }
+
+
+def _shown(count: int, unit: Unit) -> float:
+    """Money in US dollars."""
+    return count / USD if unit == "cost" else count
 
 
 def _iso(moment: float) -> str:

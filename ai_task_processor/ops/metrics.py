@@ -7,6 +7,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
+from ai_task_processor.domain.amount import USD, Unit
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import (
     ApiRequested,
@@ -48,6 +49,13 @@ OTHER = "other"
 MOST_VALUES = 50
 """Distinct values of one label; what comes after them is counted as ``other``."""
 LONGEST_VALUE = 100
+
+_LIMITS: Mapping[Unit, tuple[str, int, str]] = {
+    "tasks": ("rate_limit", 1, ""),
+    "tokens": ("token_limit", 1, ""),
+    "cost": ("cost_limit", USD, "_usd"),
+}
+"""How the gauges of a unit's windows are called, what one of them counts, and the unit in their names."""
 
 BREAKER_STATES = ("closed", "open", "half_open")
 
@@ -134,10 +142,12 @@ class Metrics:
         self._set("oldest_unreported_result_age_seconds", max(0.0, now - oldest))
 
     def _set_usage(self, usage: Mapping[str, WindowUsage]) -> None:
-        for window, used in usage.items():
-            self._set("rate_limit_used", used.current, window)
-            self._set("rate_limit_limit", used.limit, window)
-            self._set("rate_limit_remaining", used.remaining, window)
+        for key, used in usage.items():
+            window = key.rpartition("_")[2]
+            family, scale, unit = _LIMITS[used.unit]
+            self._set(f"{family}_used{unit}", used.current / scale, window)
+            self._set(f"{family}_limit{unit}", used.limit / scale, window)
+            self._set(f"{family}_remaining{unit}", used.remaining / scale, window)
 
     # --- Events ---------------------------------------------------------------------------------------------------
 
@@ -266,6 +276,7 @@ class Metrics:
         self._count("provider_requests_total", event.provider, model, event.outcome)
         self._count("provider_inputs_total", event.provider, model, event.outcome, by=event.inputs)
         self._count("provider_tokens_total", event.provider, model, event.outcome, by=event.tokens)
+        self._count("provider_cost_usd_total", event.provider, model, event.outcome, by=event.cost)
         self._observe("provider_request_duration_seconds", event.seconds, event.provider, model)
 
     def _retried(self, event: Retried) -> None:

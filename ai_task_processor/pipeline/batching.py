@@ -1,16 +1,33 @@
 """Which works travel together; pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from types import MappingProxyType
 
+from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.work import Batch, Work
 
 NO_COMPANY: Mapping[str, int] = MappingProxyType({})
 
 
-def batches(works: Iterable[Work], size: int, company: Mapping[str, int] = NO_COMPANY) -> tuple[Batch, ...]:
+def fitting(amounts: Iterable[Amount], room: Amount) -> int:
+    """How many of the first amounts fit into ``room`` together."""
+    taken, count = Amount(), 0
+    for amount in amounts:
+        taken += amount
+        if not taken.within(room):
+            break
+        count += 1
+    return count
+
+
+def batches(
+    works: Iterable[Work], size: int, company: Mapping[str, int] = NO_COMPANY, *, tokens: int = sys.maxsize
+) -> tuple[Batch, ...]:
     """Divide works into batches of one task type and key, at most ``size`` each, in the order given.
+
+    The works of a batch have at most ``tokens`` together by their estimates; one that has more is alone.
 
     A task that has failed before travels in smaller company: each attempt halves the batch, so that what spoils a
     batch is alone after a few attempts and its neighbours succeed without it. ``company`` says for some task ids how
@@ -27,7 +44,7 @@ def batches(works: Iterable[Work], size: int, company: Mapping[str, int] = NO_CO
     return tuple(
         Batch(type=kind, key=key, works=part)
         for (kind, key, most), works_of_group in groupby(ordered, key=group)
-        for part in _parts(tuple(works_of_group), -most)
+        for part in _parts(works_of_group, -most, tokens)
     )
 
 
@@ -40,6 +57,14 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
     )
 
 
-def _parts(works: Sequence[Work], size: int) -> Iterator[tuple[Work, ...]]:
-    for start in range(0, len(works), size):
-        yield tuple(works[start : start + size])
+def _parts(works: Iterable[Work], size: int, tokens: int) -> Iterator[tuple[Work, ...]]:
+    part: list[Work] = []
+    held = 0
+    for work in works:
+        if part and (len(part) >= size or held + work.size > tokens):
+            yield tuple(part)
+            part, held = [], 0
+        part.append(work)
+        held += work.size
+    if part:
+        yield tuple(part)

@@ -2,11 +2,13 @@
 
 import math
 import random
+import sys
 import traceback
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ai_task_processor.domain.amount import ONE_TASK, Amount
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import (
     JournalError,
@@ -34,6 +36,7 @@ from ai_task_processor.domain.task import Task
 from ai_task_processor.domain.work import Batch, Rejection, Work
 from ai_task_processor.pipeline.batching import batches, halves
 from ai_task_processor.pipeline.planning import Defect, planned
+from ai_task_processor.pipeline.rationing import Planned, Rations
 
 FIRST_BACKOFF = 2.0
 LONGEST_BACKOFF = 3_600.0
@@ -53,12 +56,15 @@ LONGEST_WISH = 3_600.0
 class DispatchSettings:
     """``batch_size`` tasks in one provider request; ``max_attempts`` own failures before a task is failed.
 
-    With ``announce`` tasks are set to in_progress before work on them begins.
+    With ``announce`` tasks are set to in_progress before work on them begins. A request has at most ``batch_tokens``
+    by the estimates of its tasks. While the limits have no room for ``least`` nothing is begun.
     """
 
     batch_size: int
     max_attempts: int
     announce: bool = False
+    batch_tokens: int = sys.maxsize
+    least: Amount = ONE_TASK
 
 
 class Dispatch:
@@ -80,6 +86,7 @@ class Dispatch:
         self._journal = journal
         self._processors = processors
         self._limiter = limiter
+        self._rations = Rations(limiter)
         self._reporter = reporter
         self._clock = clock
         self._observer = observer
@@ -90,36 +97,42 @@ class Dispatch:
 
     async def step(self) -> float:
         """Perform one claim; answer 0, or how long nothing will be due."""
-        opens_at = self._limiter.opens_at()
+        opens_at = self._limiter.opens_at(self._settings.least)
         if opens_at is not None:
             return max(0.0, opens_at - self._clock.now())
-        headroom = self._limiter.headroom()
-        size = self._settings.batch_size
-        limit = size if headroom is None else max(1, min(size, headroom))
+        limit = max(1, min(self._settings.batch_size, self._limiter.headroom().tasks))
         tasks = await self._journal.claim(limit, without=self._closed_keys())
         if not tasks:
             return await self._until_next()
-        await self._perform(await self._announced(tasks))
+        await self._perform(await self._announced(await self._fitting(tasks)))
         return 0.0
+
+    async def _fitting(self, tasks: Sequence[Task]) -> Sequence[Planned]:
+        """Plan as many tasks as the limits have room for; the others are given back."""
+        plans = [(task, self._rations.affordable(planned(task, self._processors))) for task in tasks]
+        fit = self._rations.fitting(plans)
+        if len(fit) < len(tasks):
+            await self._journal.release([task.id for task in tasks[len(fit) :]])
+        return fit
 
     def _closed_keys(self) -> Collection[str]:
         now = self._clock.now()
         self._closed = {key: until for key, until in self._closed.items() if until > now}
-        return self._closed.keys()
+        return self._closed.keys() | self._rations.waiting().keys()
 
     async def _until_next(self) -> float:
         """How long until a task becomes due, or its kind can be done again."""
         due = await self._journal.next_due()
-        moments = [*self._closed.values(), *([] if due is None else [due])]
+        moments = [*self._closed.values(), *self._rations.waiting().values(), *([] if due is None else [due])]
         return max(0.0, min(moments, default=math.inf) - self._clock.now())
 
     # --- Claiming with the Task API -------------------------------------------------------------------------------
 
-    async def _announced(self, tasks: Sequence[Task]) -> Sequence[Task]:
+    async def _announced(self, plans: Sequence[Planned]) -> Sequence[Planned]:
         """Those of the tasks that are ours, after the Task API was told that work begins."""
         if not self._settings.announce:
-            return tasks
-        return [task for task in tasks if await self._announce(task)]
+            return plans
+        return [(task, plan) for task, plan in plans if await self._announce(task)]
 
     async def _announce(self, task: Task) -> bool:
         try:
@@ -149,11 +162,11 @@ class Dispatch:
 
     # --- Performing -----------------------------------------------------------------------------------------------
 
-    async def _perform(self, tasks: Sequence[Task]) -> None:
-        """Plan the tasks and settle them batch by batch; a refused batch comes back as its halves."""
+    async def _perform(self, plans: Sequence[Planned]) -> None:
+        """Settle the tasks batch by batch; a refused batch comes back as its halves."""
         works: list[Work] = []
-        for task in tasks:
-            match planned(task, self._processors):
+        for task, plan in plans:
+            match plan:
                 case Work() as work:
                     works.append(work)
                 case Rejection(reason=reason):
@@ -161,7 +174,8 @@ class Dispatch:
                 case Defect(traceback=trace):
                     self._observer(BatchCrashed(task.type, "", 1, trace))
                     await self._settle_one(task, self._again(task, DEFECT, 0.0, alone=True), cause="Defect")
-        todo = deque(batches(works, self._settings.batch_size, self._company))
+        size, tokens = self._settings.batch_size, self._settings.batch_tokens
+        todo = deque(batches(works, size, self._company, tokens=tokens))
         while todo:
             todo.extendleft(reversed(await self._settle_batch(todo.popleft())))
 

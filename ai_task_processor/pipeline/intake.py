@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ai_task_processor.domain.amount import ONE_TASK, Amount
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import NotNow, TaskApiError, TaskApiRejected, TaskApiUnavailable
 from ai_task_processor.domain.events import (
@@ -51,13 +52,15 @@ class IntakeSettings:
     """``interval`` in seconds between polls while there is nothing to do.
 
     ``fetch_limit`` new tasks are asked for at once, ``hold_limit`` are kept waiting, at most. With ``keep_unknown``
-    tasks of a type that no processor handles are accepted too, so that dispatch fails them.
+    tasks of a type that no processor handles are accepted too, so that dispatch fails them. While the limits have no
+    room for ``least`` nothing is fetched.
     """
 
     interval: float
     fetch_limit: int
     hold_limit: int
     keep_unknown: bool = False
+    least: Amount = ONE_TASK
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ class Intake:
         if self._turn and not await self._turn.mine():
             self._observer(TurnElsewhere())
             return min(self._settings.interval, TURN_GLANCE)
-        opens_at = self._limiter.opens_at()
+        opens_at = self._limiter.opens_at(self._settings.least)
         return await self._poll_if_due() if opens_at is None else opens_at - self._clock.now()
 
     async def _poll_if_due(self) -> float:
@@ -136,9 +139,8 @@ class Intake:
         keep = min(self._settings.hold_limit - backlog.ready - backlog.claimed, within_bound)
         ask = min(keep, self._settings.fetch_limit)
         headroom = self._limiter.headroom()
-        if headroom is None or headroom - backlog.ready >= ask:
-            return Room(keep, ask)
-        return Room(keep, headroom - backlog.ready, limited=True)
+        could_be_sent = min(headroom.tasks, headroom.tokens) - backlog.ready  # no text has less than a token
+        return Room(keep, ask) if could_be_sent >= ask else Room(keep, could_be_sent, limited=True)
 
     def _wait(self, backlog: Backlog, room: Room) -> float:
         """Seconds until the next poll; none after a full page when we run dry."""

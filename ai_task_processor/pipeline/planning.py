@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from ai_task_processor.domain.ports import Processor
 from ai_task_processor.domain.task import Task
@@ -16,7 +17,10 @@ class Defect:
     traceback: str
 
 
-def planned(task: Task, processors: Mapping[str, Processor]) -> Work | Rejection | Defect:
+Plan: TypeAlias = Work | Rejection | Defect
+
+
+def planned(task: Task, processors: Mapping[str, Processor]) -> Plan:
     """What is to be done for ``task``; a type that nobody handles is rejected."""
     processor = processors.get(task.type)
     if processor is None:

@@ -1,13 +1,15 @@
 """Tasks of type ``text_embedding``: a text becomes a vector."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
+from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.outcome import Outcome, Succeeded, Vector
 from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings
 from ai_task_processor.domain.task import JsonValue, Task
+from ai_task_processor.domain.tokens import most_tokens
 from ai_task_processor.domain.work import Batch, Rejection, Work
 
 TYPE = "text_embedding"
@@ -18,11 +20,16 @@ LONGEST_TEXT = 1_048_576
 """Characters. No tokenizer in use has tokens of more than 128 characters, so a longer text is longer than 8,192 tokens,
 which is what the largest services read; whether a shorter one fits, the provider says."""
 
-BYTES_PER_TOKEN = 3
-"""For the estimate of a work's size: too many tokens for English (four and a half), about right for Chinese."""
-
 LATEST = ":latest"
 _MODEL = re.compile(r"[^\s\x00-\x1f]{1,200}")
+
+
+Measure: TypeAlias = Callable[[str, str], Amount]
+
+
+def measured(text: str, _model: str) -> Amount:
+    """What a text may come to where nothing is known of models and prices."""
+    return Amount(tasks=1, tokens=most_tokens(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +50,23 @@ class TextEmbedding:
 
     A task without a model gets ``default_model``. ``examples`` are model names for the author of a task whose model is
     not served. With ``truncate`` a text of more than LONGEST_TEXT characters is cut there, otherwise it is refused.
+    ``measure`` says what a text may come to with a model, at most.
     """
 
     def __init__(
-        self, provider: EmbeddingProvider, *, default_model: str, examples: Sequence[str] = (), truncate: bool = False
+        self,
+        provider: EmbeddingProvider,
+        *,
+        default_model: str,
+        examples: Sequence[str] = (),
+        truncate: bool = False,
+        measure: Measure = measured,
     ) -> None:
         self._provider = provider
         self._default_model = default_model.removesuffix(LATEST)
         self._examples = tuple(examples)
         self._truncate = truncate
+        self._measure = measure
 
     @property
     def type(self) -> str:
@@ -59,16 +74,13 @@ class TextEmbedding:
         return TYPE
 
     def plan(self, task: Task) -> Work | Rejection:
-        """Understand the content; works with equal keys ask for the same model and number of dimensions.
-
-        ``size`` is a third of the text's bytes: an estimate of its tokens, rather too high than too low.
-        """
+        """Understand the content; works with equal keys ask for the same model and number of dimensions."""
         try:
             request = self._request(task.content)
         except _Unusable as error:
             return Rejection(str(error))
-        size = len(request.text.encode()) // BYTES_PER_TOKEN + 1
-        return Work(task=task, key=_key(request), payload=request, size=size)
+        most = self._measure(request.text, request.model)
+        return Work(task=task, key=_key(request), payload=request, size=most.tokens, cost=most.cost)
 
     async def perform(self, batch: Batch) -> Mapping[str, Outcome]:
         """Embed each text; those that the provider had to be asked for share the tokens by their size.

@@ -15,7 +15,8 @@ from ai_task_processor.domain.errors import (
     ProviderUnavailable,
 )
 from ai_task_processor.domain.events import ProviderCalled
-from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings, Observer, RateLimiter
+from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings, Observer
+from ai_task_processor.providers.budget import Budget
 from ai_task_processor.providers.checks import Usual, check_embeddings, usual_length
 from ai_task_processor.providers.concurrency import Concurrency
 from ai_task_processor.providers.pause import Pause
@@ -51,7 +52,7 @@ class Guarded:
     """A provider that can be asked at any time.
 
     Around it, from outside: the pause of a refused account or a long throttling; the attempts of ``patience``; its
-    turn in ``concurrency``; the ``breaker`` (made with :func:`counts`); the ``limiter``, which every sending books; the
+    turn in ``concurrency``; the ``breaker`` (made with :func:`counts`); the ``budget``, which every sending books; the
     timeout of one request; and the checks of its answer.
 
     A request that failed does not speak against the provider if another one succeeded meanwhile, or if a canary then
@@ -66,7 +67,7 @@ class Guarded:
         patience: Patience,
         concurrency: Concurrency,
         breaker: Breaker,
-        limiter: RateLimiter,
+        budget: Budget,
         clock: Clock,
         observer: Observer,
         usual: Usual = usual_length,
@@ -75,7 +76,7 @@ class Guarded:
         self._patience = patience
         self._concurrency = concurrency
         self._breaker = breaker
-        self._limiter = limiter
+        self._budget = budget
         self._clock = clock
         self._observer = observer
         self._usual = usual
@@ -139,14 +140,8 @@ class Guarded:
         return True
 
     async def _admitted(self, texts: Sequence[str], *, model: str, dimensions: int | None) -> Embeddings:
-        """Book, send, and give back what certainly was not sent."""
-        await self._limiter.take(len(texts))
-        try:
-            return await self._observed(texts, model=model, dimensions=dimensions)
-        except (ProviderUnavailable, NotNow) as error:
-            if isinstance(error, NotNow) or not error.sent:
-                await self._limiter.refund(len(texts))
-            raise
+        observed = partial(self._observed, texts, model=model, dimensions=dimensions)
+        return await self._budget.call(observed, texts=texts, model=model)
 
     async def _observed(self, texts: Sequence[str], *, model: str, dimensions: int | None) -> Embeddings:
         began = self._clock.monotonic()
@@ -163,7 +158,13 @@ class Guarded:
         seconds = self._clock.monotonic() - began
         self._observer(
             ProviderCalled(
-                provider=self.name, model=model, outcome=outcome, inputs=inputs, tokens=tokens, seconds=seconds
+                provider=self.name,
+                model=model,
+                outcome=outcome,
+                inputs=inputs,
+                tokens=tokens,
+                seconds=seconds,
+                cost=self._budget.dollars(tokens, model),
             )
         )
 

@@ -3,7 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ai_task_processor.domain.tokens import most_tokens
+
 LATEST = ":latest"
+MAX_REQUEST_TOKENS = 300_000
+"""Tokens of all texts together that OpenAI takes in one request."""
+
 BYTES_PER_TOKEN = 3
 """For estimates: English has about four and a half, Chinese and Japanese about three."""
 
@@ -47,6 +52,13 @@ def estimated_tokens(text: str) -> int:
     A third of its UTF-8 bytes. Real tokenizers differ by a factor of two either way on code, emoji and rare scripts.
     """
     return len(text.encode()) // BYTES_PER_TOKEN + 1
+
+
+def most_tokens_read(text: str, model: str) -> int:
+    """More tokens than will be counted for a text in all likelihood, and no more than the model reads."""
+    facts = known(model)
+    most = most_tokens(text)
+    return most if facts is None or facts.max_tokens is None else min(most, facts.max_tokens)
 
 
 _MODELS: Mapping[str, Model] = {

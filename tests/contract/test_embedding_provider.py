@@ -9,6 +9,7 @@ import pytest
 from ai_task_processor.domain.clock import SystemClock
 from ai_task_processor.domain.errors import NotNow, ProviderError, ProviderRejected
 from ai_task_processor.domain.ports import EmbeddingProvider
+from ai_task_processor.providers.budget import Budget
 from ai_task_processor.providers.concurrency import Concurrency
 from ai_task_processor.providers.connection import http_client
 from ai_task_processor.providers.guarded import Guarded, Patience, counts
@@ -77,7 +78,7 @@ def guard(provider: EmbeddingProvider) -> Guarded:
         patience=Patience(attempts=2, backoff=Backoff(factor=0.001), timeout=5),
         concurrency=Concurrency(provider.name, ceiling=5, clock=clock, observer=told),
         breaker=breaker,
-        limiter=CountingLimiter(),
+        budget=Budget(CountingLimiter()),
         clock=clock,
         observer=told,
     )

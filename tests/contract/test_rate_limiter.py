@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from ai_task_processor.domain.amount import UNLIMITED, Amount
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import JournalError, RateLimited
 from ai_task_processor.domain.events import Event, LimitReached
@@ -73,6 +74,10 @@ async def opened(
     )
 
 
+def tasks(count: int) -> Amount:
+    return Amount(tasks=count)
+
+
 def used(limiter: RateLimiter) -> Mapping[str, int]:
     return {name: window.current for name, window in limiter.usage().items()}
 
@@ -108,77 +113,81 @@ class Untouchable:
 
 async def test_books_in_all_windows_or_in_none(store: LimitStore, clock: ManualClock) -> None:
     limiter = await opened(store, clock, minute=5, hour=8)
-    await limiter.take(5)
+    await limiter.take(tasks(5))
     clock.advance(120)
     with pytest.raises(RateLimited, match="hour"):
-        await limiter.take(4)
+        await limiter.take(tasks(4))
     assert used(limiter) == {"minute": 0, "hour": 5}
-    await limiter.take(3)
+    await limiter.take(tasks(3))
     assert used(limiter) == {"minute": 3, "hour": 8}
-    assert (limiter.headroom(), limiter.usage()["minute"].remaining, limiter.usage()["hour"].remaining) == (0, 2, 0)
+    assert (limiter.headroom().tasks, limiter.usage()["minute"].remaining, limiter.usage()["hour"].remaining) == (
+        0,
+        2,
+        0,
+    )
 
 
 @pytest.mark.parametrize("strategy", ["rolling", "fixed"])
 async def test_a_refusal_says_from_when_on_it_fits(store: LimitStore, clock: ManualClock, strategy: Strategy) -> None:
     limiter = await opened(store, clock, strategy=strategy, minute=10, hour=25)
     for _ in range(2):
-        await limiter.take(6)
+        await limiter.take(tasks(6))
         clock.advance(20)
-        await limiter.take(4)
+        await limiter.take(tasks(4))
         with pytest.raises(RateLimited) as refusal:
-            await limiter.take(3)
+            await limiter.take(tasks(3))
         assert refusal.value.until == pytest.approx(clock.now() + 40, abs=0.5)
         assert limiter.opens_at() == refusal.value.until
-        assert limiter.headroom() == 0
+        assert limiter.headroom().tasks == 0
         clock.advance(refusal.value.until - clock.now() - 0.01)
         assert limiter.opens_at() is not None
         clock.advance(0.011)
         assert limiter.opens_at() is None
         clock.advance(60)
-    await limiter.take(5)
+    await limiter.take(tasks(5))
     with pytest.raises(RateLimited) as refusal:
-        await limiter.take(1)
+        await limiter.take(tasks(1))
     clock.advance(refusal.value.until - clock.now())
-    await limiter.take(1)
+    await limiter.take(tasks(1))
     assert refusal.value.until >= (MINUTE + 3_600 if strategy == "rolling" else period_of("hour", MINUTE, UTC)[1])
 
 
 async def test_calendar_windows_open_at_the_very_moment(store: LimitStore, clock: ManualClock) -> None:
     limiter = await opened(store, clock, strategy="fixed", minute=2, day=3)
     clock.advance(59.9)
-    await limiter.take(2)
+    await limiter.take(tasks(2))
     assert limiter.opens_at() == MINUTE + 60 == limiter.usage()["minute"].reset_at
     clock.advance(0.1)
-    await limiter.take(1)
+    await limiter.take(tasks(1))
     assert limiter.opens_at() == period_of("day", MINUTE, UTC)[1] == limiter.usage()["day"].reset_at
 
 
 async def test_a_limit_smaller_than_what_is_asked_for(store: LimitStore, clock: ManualClock) -> None:
     limiter = await opened(store, clock, minute=5)
-    await limiter.take(2)
+    await limiter.take(tasks(2))
     with pytest.raises(RateLimited) as refusal:
-        await limiter.take(64)
+        await limiter.take(tasks(64))
     assert refusal.value.until == pytest.approx(clock.now() + 60, abs=0.5)
     clock.advance(refusal.value.until - clock.now())
-    assert limiter.headroom() == 5
+    assert limiter.headroom().tasks == 5
     with pytest.raises(RateLimited):
-        await limiter.take(64)
-    await limiter.take(5)
+        await limiter.take(tasks(64))
+    await limiter.take(tasks(5))
 
 
 async def test_without_limits_everything_is_free_and_the_store_is_left_alone(clock: ManualClock) -> None:
     limiter = await opened(Untouchable(), clock, minute=0, month=0)  # type: ignore[arg-type]  # stands for any store
-    await limiter.take(1_000_000)
-    await limiter.refund(5)
-    assert (limiter.headroom(), limiter.opens_at(), limiter.usage()) == (None, None, {})
+    await limiter.take(tasks(1_000_000))
+    await limiter.refund(tasks(5))
+    assert (limiter.headroom(), limiter.opens_at(), limiter.usage()) == (UNLIMITED, None, {})
 
 
 async def test_a_booking_is_durable_before_it_returns(store: LimitStore, clock: ManualClock) -> None:
     limiter = await opened(store, clock, minute=10, month=100)
-    await limiter.take(7)
+    await limiter.take(tasks(7))
     clock.advance(20)
-    await limiter.take(2)
-    await limiter.refund(1)
+    await limiter.take(tasks(2))
+    await limiter.refund(tasks(1))
     again = await opened(store, clock, minute=10, month=100)
     assert used(again) == used(limiter) == {"minute": 8, "month": 8}
     assert again.usage()["minute"].reset_at == pytest.approx(limiter.usage()["minute"].reset_at or 0, abs=0.01)
@@ -189,7 +198,7 @@ async def test_concurrent_takes_never_exceed_the_limit(store: LimitStore, clock:
         await asyncio.sleep(0)
 
     limiter = await opened(Watched(store, pause), clock, minute=20)
-    ends = await asyncio.gather(*(limiter.take(3) for _ in range(50)), return_exceptions=True)
+    ends = await asyncio.gather(*(limiter.take(tasks(3)) for _ in range(50)), return_exceptions=True)
     assert ends.count(None) == 6
     assert all(end is None or isinstance(end, RateLimited) for end in ends)
     assert used(await opened(store, clock, minute=20)) == {"minute": 18}
@@ -201,10 +210,10 @@ async def test_a_refusal_writes_nothing(store: LimitStore, clock: ManualClock) -
 
     watched = Watched(store, nothing)
     limiter = await opened(watched, clock, minute=1)
-    await limiter.take(1)
+    await limiter.take(tasks(1))
     for _ in range(10):
         with pytest.raises(RateLimited):
-            await limiter.take(1)
+            await limiter.take(tasks(1))
     assert watched.saves == 1
 
 
@@ -213,12 +222,12 @@ async def test_a_refusal_writes_nothing(store: LimitStore, clock: ManualClock) -
 
 async def test_gives_back_at_most_what_the_last_take_booked(store: LimitStore, clock: ManualClock) -> None:
     limiter = await opened(store, clock, minute=10, hour=10)
-    await limiter.refund(5)
-    await limiter.take(2)
-    await limiter.take(4)
-    await limiter.refund(3)
+    await limiter.refund(tasks(5))
+    await limiter.take(tasks(2))
+    await limiter.take(tasks(4))
+    await limiter.refund(tasks(3))
     assert used(limiter) == {"minute": 3, "hour": 3}
-    await limiter.refund(3)
+    await limiter.refund(tasks(3))
     assert used(limiter) == {"minute": 2, "hour": 2}
     assert used(await opened(store, clock, minute=10, hour=10)) == {"minute": 2, "hour": 2}
 
@@ -227,17 +236,17 @@ async def test_gives_back_only_where_the_booking_still_counts(store: LimitStore,
     limiter = await opened(store, clock, minute=10, hour=20)
 
     async def slow() -> None:
-        await limiter.take(8)
+        await limiter.take(tasks(8))
         begun.set()
         await go_on.wait()
-        await limiter.refund(8)
+        await limiter.refund(tasks(8))
 
     begun, go_on = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(slow())
         await begun.wait()
         clock.advance(90)
-        await limiter.take(10)
+        await limiter.take(tasks(10))
         go_on.set()
     assert used(limiter) == {"minute": 10, "hour": 10}
 
@@ -246,16 +255,16 @@ async def test_each_task_gives_back_its_own_booking(store: LimitStore, clock: Ma
     limiter = await opened(store, clock, minute=10)
 
     async def early() -> None:
-        await limiter.take(4)
+        await limiter.take(tasks(4))
         await asyncio.Event().wait()
 
     first = asyncio.create_task(early())
     await asyncio.sleep(0.01)
     clock.advance(30)
-    await limiter.take(6)
-    await limiter.refund(6)
+    await limiter.take(tasks(6))
+    await limiter.refund(tasks(6))
     assert limiter.usage()["minute"].reset_at == pytest.approx(MINUTE + 60, abs=0.5)
-    await asyncio.create_task(limiter.refund(4))
+    await asyncio.create_task(limiter.refund(tasks(4)))
     assert used(limiter) == {"minute": 4}
     first.cancel()
 
@@ -267,16 +276,16 @@ async def test_each_task_gives_back_its_own_booking(store: LimitStore, clock: Ma
 async def test_a_closing_is_told_once(store: LimitStore, clock: ManualClock, strategy: Strategy) -> None:
     seen: list[Event] = []
     limiter = await opened(store, clock, seen, strategy=strategy, minute=4, hour=100)
-    await limiter.take(3)
+    await limiter.take(tasks(3))
     assert seen == []
-    await limiter.take(1)
+    await limiter.take(tasks(1))
     for _ in range(5):
         with pytest.raises(RateLimited):
-            await limiter.take(1)
+            await limiter.take(tasks(1))
     told = LimitReached(window="minute", limit=4, until=limiter.opens_at() or 0)
     assert seen == [told]
     clock.advance(told.until - clock.now())
-    await limiter.take(4)
+    await limiter.take(tasks(4))
     assert seen == [told, LimitReached(window="minute", limit=4, until=limiter.opens_at() or 0)]
 
 
@@ -286,9 +295,9 @@ async def test_a_window_that_closes_late_and_again_early_is_told_of_twice(
     seen: list[Event] = []
     limiter = await opened(store, clock, seen, strategy="fixed", minute=4)
     clock.advance(55)
-    await limiter.take(4)
+    await limiter.take(tasks(4))
     clock.advance(10)
-    await limiter.take(4)
+    await limiter.take(tasks(4))
     assert [event.until for event in seen if isinstance(event, LimitReached)] == [MINUTE + 60, MINUTE + 120]
 
 
@@ -297,7 +306,7 @@ async def test_a_window_in_steady_use_is_not_told_of_at_every_breath(store: Limi
     limiter = await opened(store, clock, seen, minute=60)
     for _ in range(600):
         with contextlib.suppress(RateLimited):
-            await limiter.take(1)
+            await limiter.take(tasks(1))
         clock.advance(0.5)
     assert 1 <= len(seen) <= 5
 
@@ -313,14 +322,14 @@ async def test_a_take_that_is_cancelled_in_the_middle_stays_booked_and_can_be_gi
     async def cancelled() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await limiter.take(4)
+                await limiter.take(tasks(4))
         assert used(limiter) == {"minute": 4}
-        await limiter.take(1)
-        await limiter.refund(1)
+        await limiter.take(tasks(1))
+        await limiter.refund(tasks(1))
 
     await asyncio.create_task(cancelled())
     assert used(limiter) == used(await opened(store, clock, minute=10)) == {"minute": 4}
-    waiting = [asyncio.create_task(limiter.take(1)) for _ in range(3)]
+    waiting = [asyncio.create_task(limiter.take(tasks(1))) for _ in range(3)]
     await asyncio.sleep(0.01)
     waiting[1].cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
@@ -333,8 +342,8 @@ async def test_the_task_that_was_cancelled_can_give_its_booking_back() -> None:
     limiter = await opened(Watched(store, lambda: asyncio.sleep(0.1)), clock, minute=10)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await limiter.take(4)
-    await limiter.refund(4)
+            await limiter.take(tasks(4))
+    await limiter.refund(tasks(4))
     assert used(limiter) == used(await opened(store, clock, minute=10)) == {"minute": 0}
 
 
@@ -346,11 +355,11 @@ async def test_a_store_that_fails_books_nothing(store: LimitStore, clock: Manual
     broken = True
     limiter = await opened(Watched(store, fail), clock, minute=10)
     with pytest.raises(JournalError):
-        await limiter.take(4)
+        await limiter.take(tasks(4))
     assert used(limiter) == {"minute": 0}
-    await limiter.refund(4)
+    await limiter.refund(tasks(4))
     broken = False
-    await limiter.take(10)
+    await limiter.take(tasks(10))
     assert used(await opened(store, clock, minute=10)) == {"minute": 10}
 
 
@@ -365,10 +374,10 @@ async def test_a_slow_store_makes_no_admission_look_earlier_than_it_was(
     watched = Watched(store, slowly)
     limiter = await opened(watched, clock, strategy=strategy, minute=10)
     clock.advance(30)
-    await limiter.take(10)
+    await limiter.take(tasks(10))
     returned, slowness = clock.now(), 0.0
     again = await opened(store, clock, strategy=strategy, minute=10)
-    assert limiter.headroom() == again.headroom() == 0
+    assert limiter.headroom().tasks == again.headroom().tasks == 0
     begin, end = period_of("minute", returned, UTC) if strategy == "fixed" else (returned, returned + 60)
     assert (limiter.opens_at() or 0) >= end > begin
     assert watched.saves == 2
@@ -379,18 +388,18 @@ async def test_a_slow_store_makes_no_admission_look_earlier_than_it_was(
 
 async def test_limits_may_change_between_runs(store: LimitStore, clock: ManualClock) -> None:
     limiter = await opened(store, clock, minute=10)
-    await limiter.take(6)
+    await limiter.take(tasks(6))
     seen: list[Event] = []
     lowered = await opened(store, clock, seen, minute=3, hour=5)
-    assert lowered.headroom() == 0
+    assert lowered.headroom().tasks == 0
     usage = lowered.usage()
     assert (usage["minute"].current, usage["minute"].remaining, usage["hour"].current) == (6, 0, 0)
     with pytest.raises(RateLimited) as refusal:
-        await lowered.take(1)
+        await lowered.take(tasks(1))
     assert refusal.value.until == pytest.approx(clock.now() + 60, abs=0.5)
     assert seen == [LimitReached(window="minute", limit=3, until=refusal.value.until)]
     raised = await opened(store, clock, minute=20)
-    assert raised.headroom() == 14
+    assert raised.headroom().tasks == 14
 
 
 @pytest.mark.parametrize(("before", "after"), [("rolling", "fixed"), ("fixed", "rolling")])
@@ -399,11 +408,11 @@ async def test_another_strategy_counts_what_the_one_before_admitted(
 ) -> None:
     clock.advance(10)
     limiter = await opened(store, clock, strategy=before, minute=10, day=100)
-    await limiter.take(8)
+    await limiter.take(tasks(8))
     clock.advance(20)
     changed = await opened(store, clock, strategy=after, minute=10, day=100)
     assert used(changed) == {"minute": 8, "day": 8}
-    await changed.take(2)
+    await changed.take(tasks(2))
     expected = MINUTE + 60 if after == "fixed" else MINUTE + 70
     assert changed.opens_at() == pytest.approx(expected, abs=0.5)
     once_more = await opened(store, clock, strategy=after, minute=10, day=100)
@@ -412,7 +421,7 @@ async def test_another_strategy_counts_what_the_one_before_admitted(
 
 async def test_calendar_windows_of_another_time_zone_count_what_overlaps(store: LimitStore, clock: ManualClock) -> None:
     limiter = await opened(store, clock, strategy="fixed", zone=ZoneInfo("Asia/Tokyo"), day=10)
-    await limiter.take(4)
+    await limiter.take(tasks(4))
     elsewhere = await opened(store, clock, strategy="fixed", zone=ZoneInfo("America/New_York"), day=10)
     assert used(elsewhere) == {"day": 4}
     assert elsewhere.usage()["day"].reset_at == period_of("day", MINUTE, ZoneInfo("America/New_York"))[1]
@@ -421,7 +430,7 @@ async def test_calendar_windows_of_another_time_zone_count_what_overlaps(store: 
 async def test_what_is_kept_stays_bounded(store: LimitStore, clock: ManualClock) -> None:
     limiter = await opened(store, clock, minute=10**6, hour=10**6)
     for _ in range(1_000):
-        await limiter.take(1)
+        await limiter.take(tasks(1))
         clock.advance(0.7)
     kept = (await store.load()).buckets
     assert len([bucket for bucket in kept if bucket.window == "minute"]) <= BUCKETS + 3
@@ -435,46 +444,46 @@ async def test_a_jump_of_the_clock_over_a_restart(store: LimitStore, jump: float
     """The same run of the machine: its monotonic clock tells what really passed, except to the calendar."""
     machine = Machine(MINUTE)
     limiter = await opened(store, machine.clock(), strategy=strategy, boot="b", minute=10)
-    await limiter.take(10)
+    await limiter.take(tasks(10))
     machine.jump(jump)
     machine.advance(10)
     limiter = await opened(store, machine.clock(), strategy=strategy, boot="b", minute=10)
-    assert limiter.headroom() == (10 if strategy == "fixed" and jump > 0 else 0)
+    assert limiter.headroom().tasks == (10 if strategy == "fixed" and jump > 0 else 0)
     machine.advance(51)
-    assert limiter.headroom() == 10
+    assert limiter.headroom().tasks == 10
 
 
 async def test_after_a_restart_of_the_machine_the_wall_clock_is_believed(store: LimitStore) -> None:
     machine = Machine(MINUTE, monotonic=5_000)
-    await (await opened(store, machine.clock(), boot="one", minute=10)).take(10)
+    await (await opened(store, machine.clock(), boot="one", minute=10)).take(tasks(10))
     after = Machine(MINUTE + 59, monotonic=6_000)
     limiter = await opened(store, after.clock(), boot="two", minute=10)
-    assert limiter.headroom() == 0
+    assert limiter.headroom().tasks == 0
     after.advance(2)
-    assert limiter.headroom() == 10
+    assert limiter.headroom().tasks == 10
 
 
 async def test_a_wall_clock_that_was_set_back_meanwhile_counts_as_no_time(store: LimitStore) -> None:
     machine = Machine(MINUTE)
-    await (await opened(store, machine.clock(), minute=10)).take(10)
+    await (await opened(store, machine.clock(), minute=10)).take(tasks(10))
     machine.jump(-3_600)
     machine.advance(30)
     limiter = await opened(store, machine.clock(), minute=10)
-    assert limiter.headroom() == 0
+    assert limiter.headroom().tasks == 0
     assert limiter.opens_at() == pytest.approx(machine.wall + 60, abs=0.5)
     machine.advance(61)
-    assert limiter.headroom() == 10
+    assert limiter.headroom().tasks == 10
 
 
 async def test_without_a_readable_reading_the_buckets_still_count(clock: ManualClock) -> None:
     async with open_storage("sqlite://", executor=Inline()) as storage:
         store = SqlLimitStore(storage)
-        await (await opened(store, clock, minute=10)).take(10)
+        await (await opened(store, clock, minute=10)).take(tasks(10))
         for damage in ("", "{", "[]", '{"line": null}', '{"strategy": "x", "line": 1, "wall": 1, "monotonic": 1}'):
             await storage.write(
                 lambda connection, value=damage: connection.exec_driver_sql("UPDATE meta SET value = ?", (value,))
             )
-            assert (await opened(store, clock, minute=10)).headroom() == 0
+            assert (await opened(store, clock, minute=10)).headroom().tasks == 0
 
 
 # --- State machine ----------------------------------------------------------------------------------------------------
@@ -596,7 +605,7 @@ class LimiterMachine(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 2))
     def take_what_fits(self, who: int) -> None:
-        room = self.limiter.headroom()
+        room = self.limiter.headroom().tasks
         assert room is not None
         if room:
             assert self._try(self.callers[who], room)
@@ -615,7 +624,7 @@ class LimiterMachine(RuleBasedStateMachine):
     @rule(who=st.integers(0, 2), count=st.integers(1, 12))
     def refund(self, who: int, count: int) -> None:
         caller = self.callers[who]
-        caller.do(self.limiter.refund(count))
+        caller.do(self.limiter.refund(tasks(count)))
         if caller.booked is not None:
             caller.booked[2] -= min(count, caller.booked[2])
 
@@ -634,7 +643,7 @@ class LimiterMachine(RuleBasedStateMachine):
 
     def _try(self, caller: Caller, count: int) -> bool:
         try:
-            caller.do(self.limiter.take(count))
+            caller.do(self.limiter.take(tasks(count)))
         except RateLimited as error:
             self.until = error.until
             return False

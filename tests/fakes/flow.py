@@ -1,8 +1,10 @@
 """The neighbours of the pipeline's stages, simple enough to be seen through."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
+from ai_task_processor.domain.amount import ONE_TASK, UNLIMITED, Amount
 from ai_task_processor.domain.errors import RateLimited
 from ai_task_processor.domain.events import Event
 from ai_task_processor.domain.outcome import Outcome, Succeeded, Vector
@@ -104,17 +106,20 @@ class OneWindow:
         self.room = room
         self.closed_until = opens_at
 
-    async def take(self, count: int) -> None:
-        if self.room is not None and count > self.room:
+    async def take(self, amount: Amount) -> None:
+        if not amount.within(self.headroom()):
             raise RateLimited("full", until=self.closed_until or 0.0)
 
-    async def refund(self, count: int) -> None:
+    async def refund(self, amount: Amount) -> None:
         pass
 
-    def headroom(self) -> int | None:
-        return self.room
+    async def settle(self, actual: Amount) -> None:
+        pass
 
-    def opens_at(self) -> float | None:
+    def headroom(self) -> Amount:
+        return UNLIMITED if self.room is None else replace(UNLIMITED, tasks=self.room)
+
+    def opens_at(self, least: Amount = ONE_TASK) -> float | None:  # noqa: ARG002 - the port's signature
         return self.closed_until
 
     def usage(self) -> Mapping[str, WindowUsage]:

@@ -2,8 +2,10 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
+from ai_task_processor.domain.amount import ONE_TASK, UNLIMITED, Amount
 from ai_task_processor.domain.errors import RateLimited
 from ai_task_processor.domain.ports import Embeddings, WindowUsage
 from ai_task_processor.providers.mock import Mock
@@ -41,25 +43,32 @@ class ScriptedProvider:
 
 
 class CountingLimiter:
-    """Room for ``limit`` bookings in all; ``booked`` of them are taken."""
+    """Room for ``limit`` tasks in all; ``booked`` of them are taken, and ``settled`` says how each booking ended."""
 
     def __init__(self, limit: int = 1_000_000, *, until: float = 0.0) -> None:
         self.limit = limit
         self.until = until
         self.booked = 0
+        self.taken: list[Amount] = []
+        self.settled: list[Amount] = []
 
-    async def take(self, count: int) -> None:
-        if self.booked + count > self.limit:
+    async def take(self, amount: Amount) -> None:
+        if self.booked + amount.tasks > self.limit:
             raise RateLimited("no room", until=self.until)
-        self.booked += count
+        self.booked += amount.tasks
+        self.taken.append(amount)
 
-    async def refund(self, count: int) -> None:
-        self.booked -= count
+    async def refund(self, amount: Amount) -> None:
+        self.booked -= amount.tasks
+        self.settled.append(Amount())
 
-    def headroom(self) -> int | None:
-        return self.limit - self.booked
+    async def settle(self, actual: Amount) -> None:
+        self.settled.append(actual)
 
-    def opens_at(self) -> float | None:
+    def headroom(self) -> Amount:
+        return replace(UNLIMITED, tasks=self.limit - self.booked)
+
+    def opens_at(self, least: Amount = ONE_TASK) -> float | None:  # noqa: ARG002 - the port's signature
         return self.until if self.booked >= self.limit else None
 
     def usage(self) -> Mapping[str, WindowUsage]:

@@ -6,6 +6,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from ai_task_processor.domain import events
+from ai_task_processor.domain.amount import USD
 from ai_task_processor.domain.events import Event
 from ai_task_processor.domain.ports import Backlog, WindowUsage
 from ai_task_processor.ops.catalogue import CATALOGUE, PREFIX
@@ -14,7 +15,11 @@ from tests.fakes.events import SAMPLES
 from tests.fakes.time import BEGINNING, ManualClock
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
-USAGE = {"minute": WindowUsage(current=5, limit=20, remaining=15, reset_at=BEGINNING + 60)}
+USAGE = {
+    "minute": WindowUsage(current=5, limit=20, remaining=15, reset_at=BEGINNING + 60),
+    "tokens_per_hour": WindowUsage(current=700, limit=1_000, remaining=300, reset_at=BEGINNING + 60, unit="tokens"),
+    "cost_per_day": WindowUsage(USD // 4, 2 * USD, 2 * USD - USD // 4, BEGINNING + 60, unit="cost"),
+}
 BACKLOG = Backlog(ready=1, deferred=2, claimed=3, unreported=4, parked=5, oldest_unreported=BEGINNING - 90)
 PER_TASK = ("t1", "c1", "text_embedding")
 
@@ -163,6 +168,12 @@ def test_names_follow_the_rules() -> None:
         (events.BreakerChanged("ollama", "open"), "breaker_state", {"name": "ollama", "state": "open"}, 1),
         (events.BreakerChanged("ollama", "open"), "breaker_state", {"name": "ollama", "state": "closed"}, 0),
         (events.BreakerChanged("ollama", "open"), "breaker_changes_total", {"name": "ollama", "state": "open"}, 1),
+        (
+            events.ProviderCalled("openai", "m", "succeeded", inputs=1, tokens=100, seconds=0.1, cost=0.002),
+            "provider_cost_usd_total",
+            {"provider": "openai", "model": "m", "outcome": "succeeded"},
+            0.002,
+        ),
         (events.LimitReached("minute", 20, 0), "rate_limit_exceeded_total", {"window": "minute"}, 1),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -182,6 +193,10 @@ def test_what_lives_elsewhere_is_shown_as_it_is_at_the_scrape() -> None:
         20,
         15,
     ]
+    assert shown[series("token_limit_used", window="hour")] == 700
+    assert shown[series("token_limit_remaining", window="hour")] == 300
+    assert shown[series("cost_limit_used_usd", window="day")] == 0.25
+    assert shown[series("cost_limit_limit_usd", window="day")] == 2
     assert shown[series("scrape_errors_total")] == 0
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ai_task_processor.domain.errors import ProviderUnavailable
 from ai_task_processor.domain.outcome import Succeeded, Vector
 from ai_task_processor.domain.task import JsonValue, Task
+from ai_task_processor.domain.tokens import most_tokens
 from ai_task_processor.domain.work import Batch, Rejection, Work
 from ai_task_processor.processors.text_embedding import LONGEST_TEXT, MAX_DIMENSIONS, TextEmbedding
 from ai_task_processor.providers.mock import mock_vector
@@ -104,7 +105,7 @@ def test_what_its_author_must_change(content: JsonValue, reason: str) -> None:
 def test_a_very_long_text_is_cut_on_request() -> None:
     plan = processor(truncate=True).plan(task("x" * (LONGEST_TEXT + 1)))
     assert isinstance(plan, Work)
-    assert plan.size == LONGEST_TEXT // 3 + 1
+    assert plan.size == most_tokens("x" * LONGEST_TEXT)
 
 
 json = st.recursive(

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pytest
 
+from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.errors import JournalError, ProviderRejected, ProviderUnavailable, TaskProcessorError
 from ai_task_processor.domain.events import CacheAnswered, CacheDamaged, CacheFilled
 from ai_task_processor.domain.ports import Embeddings
@@ -387,7 +388,7 @@ class Booking(ScriptedProvider):
         self._limiter = limiter
 
     async def embed(self, texts: Sequence[str], *, model: str, dimensions: int | None) -> Embeddings:
-        await self._limiter.take(len(texts))
+        await self._limiter.take(Amount(tasks=len(texts)))
         return await super().embed(texts, model=model, dimensions=dimensions)
 
 

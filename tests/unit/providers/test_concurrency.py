@@ -11,6 +11,7 @@ from ai_task_processor.domain.errors import ProviderPaused, ProviderThrottled, P
 from ai_task_processor.domain.events import ConcurrencyChanged
 from ai_task_processor.domain.ports import Embeddings
 from ai_task_processor.domain.quota import Allowance, Quota
+from ai_task_processor.providers.budget import Budget
 from ai_task_processor.providers.concurrency import LONGEST_HOLD, Concurrency, Pace, Width, pace
 from ai_task_processor.providers.guarded import Guarded, Patience, counts
 from ai_task_processor.providers.mock import Mock
@@ -304,7 +305,7 @@ def guard(provider: Throttling, told: Recorder, *, at_once: int) -> Guarded:
         patience=Patience(attempts=4, backoff=Backoff(factor=2.0, randomness=random.Random(3)), timeout=60),
         concurrency=Concurrency("openai", ceiling=at_once, clock=clock, observer=told),
         breaker=Breaker("openai", threshold=5, recovery_seconds=30, clock=clock, observer=told, counts=counts),
-        limiter=CountingLimiter(),
+        budget=Budget(CountingLimiter()),
         clock=clock,
         observer=told,
     )

@@ -16,6 +16,7 @@ from ai_task_processor.domain.errors import (
 )
 from ai_task_processor.domain.events import BreakerChanged, ProviderCalled, ProviderResumed, Retried
 from ai_task_processor.domain.ports import Embeddings
+from ai_task_processor.providers.budget import Budget
 from ai_task_processor.providers.concurrency import Concurrency
 from ai_task_processor.providers.guarded import CANARY, Guarded, Patience, counts
 from ai_task_processor.providers.mock import mock_vector
@@ -63,7 +64,7 @@ class House:
             ),
             concurrency=Concurrency("openai", ceiling=at_once, clock=self.clock, observer=self.told),
             breaker=self.breaker,
-            limiter=self.limiter,
+            budget=Budget(self.limiter),
             clock=self.clock,
             observer=self.told,
         )
