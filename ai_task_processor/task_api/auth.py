@@ -5,7 +5,7 @@ import base64
 import math
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Literal, TypeAlias
@@ -21,6 +21,7 @@ from ai_task_processor.domain.errors import AuthenticationFailed, TaskApiUnavail
 from ai_task_processor.domain.events import TokenFailed, TokenObtained
 from ai_task_processor.domain.ports import Observer
 from ai_task_processor.task_api.answers import retry_after
+from ai_task_processor.task_api.exchange import Reply
 from ai_task_processor.task_api.observed import ObservedTransport
 
 AuthMethod: TypeAlias = Literal["client_secret_basic", "client_secret_post"]
@@ -113,8 +114,21 @@ class TokenAuth(httpx2.Auth):
                 await self._replace_if_due()
         return self._current().text
 
+    async def authorized(self, send: Callable[[str], Awaitable[Reply]]) -> Reply:
+        """Have a request sent with the current token, and once more with another one if that is refused."""
+        token = await self.token()
+        reply = await send(token)
+        if reply.status not in _REFUSALS:
+            return reply
+        fresh = await self._instead_of(token)
+        if fresh is None:
+            return reply
+        reply = await send(fresh)
+        self._learn_whether_it_helped(reply.status)
+        return reply
+
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
-        """Send the request with the current token, and once more with another one if that is refused."""
+        """Do the same for a client of httpx2."""
         token = await self.token()
         response = yield _signed(request, token)
         if response.status_code not in _REFUSALS:

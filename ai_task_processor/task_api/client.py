@@ -6,11 +6,11 @@ import secrets
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from http import HTTPStatus
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote
 
-import aiohttp
 import httpx2
 
 from ai_task_processor import __version__
@@ -19,7 +19,8 @@ from ai_task_processor.domain.ports import Observer, Receipt
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.task_api.answers import Answer, Unreachable, page_of, receipt_of, retry_after
 from ai_task_processor.task_api.auth import TokenAuth
-from ai_task_processor.task_api.observed import ROUTE, ObservedTransport
+from ai_task_processor.task_api.exchange import NoAnswer, Pool, Reply, Request, encoded, exchange_over
+from ai_task_processor.task_api.observed import ObservedExchange
 from ai_task_processor.task_api.wire import CORRELATION_ID, PENDING_PATH, TASK_PATH
 
 T = TypeVar("T")
@@ -28,24 +29,15 @@ LARGEST_PAGE = 256 * 1024 * 1024
 LARGEST_RECEIPT = 1024 * 1024
 """Bytes of an answer that are read, at most: after decompression."""
 
+HEADERS = {"User-Agent": f"ai-task-processor/{__version__}", "Accept": "application/json"}
+
 PAGE_PATIENCE = 10
 """How many request timeouts a whole page may take, as long as something comes within each of them."""
 
-KEEP_ALIVE_SECONDS = 4.0
-"""Node closes idle connections after five seconds; a PATCH into one that is just closing would be lost."""
-
-_NETWORK_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, aiohttp.ClientError, OSError)
-
 
 def open_transport(*, connections: int, trusted: ssl.SSLContext | None = None) -> httpx2.AsyncBaseTransport:
-    """A pool of at most ``connections`` connections, by way of aiohttp, which costs less than httpx2's own.
-
-    Without ``trusted`` the usual authorities are, or those that ``SSL_CERT_FILE`` names.
-    """
-    from httpx_aiohttp.httpx2 import AiohttpTransport  # noqa: PLC0415 - simulations bring another transport
-
-    limits = httpx2.Limits(max_connections=connections, keepalive_expiry=KEEP_ALIVE_SECONDS)
-    return AiohttpTransport(verify=trusted or True, limits=limits)
+    """A pool of at most ``connections`` connections; see :class:`~ai_task_processor.task_api.exchange.Pool`."""
+    return Pool(connections=connections, trusted=trusted)
 
 
 def counts_for_breaker(error: Exception) -> bool:
@@ -75,20 +67,13 @@ class TaskApiClient:
         observer: Observer,
         largest_page: int = LARGEST_PAGE,
     ) -> None:
-        self._base_url = base_url.rstrip("/")
+        self._base_url = encoded(base_url).rstrip("/")
         self._auth = auth
         self._timeout = timeout
         self._breaker = breaker
         self._clock = clock
         self._largest_page = largest_page
-        self._http = httpx2.AsyncClient(
-            auth=auth,
-            transport=ObservedTransport(transport, clock=clock, observer=observer),
-            timeout=timeout,
-            headers={"User-Agent": f"ai-task-processor/{__version__}", "Accept": "application/json"},
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._exchange = ObservedExchange(exchange_over(transport), clock=clock, observer=observer)
 
     async def authenticate(self) -> None:
         """See that there is a token; raises TaskApiUnavailable or AuthenticationFailed."""
@@ -99,36 +84,36 @@ class TaskApiClient:
 
         Raises TaskApiUnavailable, TaskApiRejected, AuthenticationFailed or BreakerOpen.
         """
-        request = self._http.build_request(
+        request = Request(
             "GET",
-            self._base_url + PENDING_PATH,
-            params={"limit": limit},
-            headers={"X-Correlation-ID": secrets.token_hex(8)},
-            extensions={ROUTE: PENDING_PATH},
+            f"{self._base_url}{PENDING_PATH}?limit={limit}",
+            HEADERS | {"X-Correlation-ID": secrets.token_hex(8)},
+            most=self._largest_page,
+            step_seconds=self._timeout,
         )
 
         async def fetch() -> bytes:
-            return page_of(await self._ask(request, most=self._largest_page, seconds=PAGE_PATIENCE * self._timeout))
+            return page_of(await self._ask(request, PENDING_PATH, seconds=PAGE_PATIENCE * self._timeout))
 
         return await self._guarded(fetch)
 
     async def patch(self, task_id: str, body: bytes, *, correlation_id: str) -> Receipt:
         """Send a task's new state; raises as :meth:`pending`."""
-        headers = {"Content-Type": "application/json"}
+        headers = HEADERS | {"Content-Type": "application/json"}
         if CORRELATION_ID.fullmatch(correlation_id):
             headers["X-Correlation-ID"] = correlation_id
         url = self._base_url + TASK_PATH.format(id=quote(task_id, safe=""))
-        request = self._http.build_request("PATCH", url, content=body, headers=headers, extensions={ROUTE: TASK_PATH})
+        request = Request("PATCH", url, headers, body, most=LARGEST_RECEIPT)
 
         async def send() -> Receipt:
-            return receipt_of(await self._ask(request, most=LARGEST_RECEIPT, seconds=self._timeout))
+            return receipt_of(await self._ask(request, TASK_PATH, seconds=self._timeout))
 
         return await self._guarded(send)
 
     async def aclose(self) -> None:
         """Close both clients and the transport."""
         await self._auth.aclose()
-        await self._http.aclose()
+        await self._exchange.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -142,51 +127,35 @@ class TaskApiClient:
         await self._auth.token()
         return await self._breaker.call(function)
 
-    async def _ask(self, request: httpx2.Request, *, most: int, seconds: float) -> Answer:
-        """Send and read the answer; one whose head came is an answer, however its body ends."""
-        answer: Answer | None = None
+    async def _ask(self, request: Request, route: str, *, seconds: float) -> Answer:
+        """Send, with a fresh token once more where the first is refused; one whose head came is an answer."""
+
+        async def send(token: str) -> Reply:
+            headers = {**request.headers, "Authorization": f"Bearer {token}"}
+            return await self._exchange.send(replace(request, headers=headers), route)
+
         try:
             async with asyncio.timeout(seconds):
-                response = await self._http.send(request, stream=True)
-                answer = self._head(response)
-                try:
-                    answer = await self._with_body(answer, response, most)
-                finally:
-                    await response.aclose()
-        except _NETWORK_ERRORS as error:
-            if answer is None:
-                raise Unreachable(f"the Task API does not answer: {_words(error)}") from error
-            if not answer.incomplete:
-                answer = replace(answer, incomplete=f"broke off: {_words(error)}")
-        return answer
+                return self._answer(await self._auth.authorized(send))
+        except (NoAnswer, TimeoutError) as error:
+            words = str(error) or type(error).__name__
+            raise Unreachable(f"the Task API does not answer: {words}") from error
 
-    def _head(self, response: httpx2.Response) -> Answer:
-        return Answer(
-            status=response.status_code,
-            location=_host(response.headers.get("Location", "")),
-            retry_after=retry_after(response.headers.get("Retry-After"), self._clock.now()),
-        )
-
-    async def _with_body(self, answer: Answer, response: httpx2.Response, most: int) -> Answer:
+    def _answer(self, reply: Reply) -> Answer:
         """An error's body may quote our request; what it says goes into messages."""
-        parts: list[bytes] = []
-        size = 0
-        async for part in response.aiter_bytes():
-            parts.append(part)
-            size += len(part)
-            if size > most:
-                return replace(answer, incomplete=f"is larger than {most // 1024 // 1024} MB")
-        body = b"".join(parts)
-        if not response.is_success:
+        body = reply.body
+        if not HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
             body = self._auth.without_secrets(body.decode("utf-8", "replace")).encode()
-        return replace(answer, body=body)
+        return Answer(
+            status=reply.status,
+            body=body,
+            location=_host(reply.headers.get("Location", "")),
+            retry_after=retry_after(reply.headers.get("Retry-After"), self._clock.now()),
+            incomplete=reply.incomplete,
+        )
 
 
 def _host(location: str) -> str:
     with contextlib.suppress(httpx2.InvalidURL):
         return httpx2.URL(location).host
     return ""
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:200] if str(error) else type(error).__name__

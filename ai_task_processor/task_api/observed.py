@@ -1,22 +1,45 @@
-"""A transport that tells the observer of every request that goes through it."""
+"""Ways to a server that tell the observer of every request that goes through them."""
 
 import httpx2
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import ApiRequested
 from ai_task_processor.domain.ports import Observer
+from ai_task_processor.task_api.exchange import Exchange, Reply, Request
 
 TOKEN_ROUTE = "/oauth2/token"  # noqa: S105 - the name of a route
 
-ROUTE = "route"
-"""The request extension that holds the route template; without one it is a request to the token endpoint."""
+
+class ObservedExchange:
+    """Sees also the first of two requests where the second repeats it with a fresh token.
+
+    The time runs until the answer is there.
+    """
+
+    def __init__(self, exchange: Exchange, *, clock: Clock, observer: Observer) -> None:
+        self._exchange = exchange
+        self._clock = clock
+        self._observer = observer
+
+    async def send(self, request: Request, route: str) -> Reply:
+        """Pass the request on, and tell how it ended: with status 0 where no answer came. ``route`` is a template."""
+        began = self._clock.monotonic()
+        status = 0
+        try:
+            reply = await self._exchange.send(request)
+            status = reply.status
+        finally:
+            seconds = self._clock.monotonic() - began
+            self._observer(ApiRequested(route=route, method=request.method, status=status, seconds=seconds))
+        return reply
+
+    async def aclose(self) -> None:
+        """Close what is below."""
+        await self._exchange.aclose()
 
 
 class ObservedTransport(httpx2.AsyncBaseTransport):
-    """Sees also the first of two requests where the second repeats it with a fresh token.
-
-    The time runs until the head of the answer is there.
-    """
+    """Requests to the token endpoint, which speak httpx2; the time runs until the head of the answer is there."""
 
     def __init__(self, transport: httpx2.AsyncBaseTransport, *, clock: Clock, observer: Observer) -> None:
         self._transport = transport
@@ -32,8 +55,7 @@ class ObservedTransport(httpx2.AsyncBaseTransport):
             status = response.status_code
         finally:
             seconds = self._clock.monotonic() - began
-            route = str(request.extensions.get(ROUTE, TOKEN_ROUTE))
-            self._observer(ApiRequested(route=route, method=request.method, status=status, seconds=seconds))
+            self._observer(ApiRequested(route=TOKEN_ROUTE, method=request.method, status=status, seconds=seconds))
         return response
 
     async def aclose(self) -> None:
