@@ -1,7 +1,6 @@
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import Executor, Future
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -20,23 +19,12 @@ from ai_task_processor.limits.limiter import Limiter
 from ai_task_processor.limits.store import MemoryLimitStore, SqlLimitStore
 from ai_task_processor.limits.windows import BUCKETS, LENGTHS, READING_ERROR, Strategy, WindowName, period_of
 from ai_task_processor.storage.engine import open_storage
+from tests.fakes.limits import SECONDS, Caller, Inline, Machine
 from tests.fakes.time import BEGINNING, LoopClock, ManualClock, virtual_time
 
 T = TypeVar("T")
 UTC = ZoneInfo("UTC")
 MINUTE = BEGINNING - BEGINNING % 60 + 60
-
-
-class Inline(Executor):
-    """Runs what it is given at once."""
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
-        future: Future[T] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001 - a future carries whatever was raised
-            future.set_exception(error)
-        return future
 
 
 @pytest.fixture(params=["memory", "sql"])
@@ -487,72 +475,6 @@ async def test_without_a_readable_reading_the_buckets_still_count(clock: ManualC
 
 
 # --- State machine ----------------------------------------------------------------------------------------------------
-
-
-class Machine:
-    """A computer: true time that only moves on, and a wall clock that may be set."""
-
-    def __init__(self, wall: float, monotonic: float = 100.0) -> None:
-        self.wall = wall
-        self.monotonic = monotonic
-
-    def advance(self, seconds: float) -> None:
-        self.wall += seconds
-        self.monotonic += seconds
-
-    def jump(self, seconds: float) -> None:
-        self.wall += seconds
-
-    def clock(self) -> Clock:
-        return _ProcessClock(self)
-
-
-class _ProcessClock:
-    """As the system's clock of one process: never backwards."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._latest, self._read_at = machine.wall, machine.monotonic
-
-    def now(self) -> float:
-        steady = self._latest + self._machine.monotonic - self._read_at
-        self._latest, self._read_at = max(self._machine.wall, steady), self._machine.monotonic
-        return self._latest
-
-    def monotonic(self) -> float:
-        return self._machine.monotonic
-
-
-class Caller:
-    """An asyncio task that does one thing after the other, as a dispatch lane does."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._orders: asyncio.Queue[tuple[Coroutine[Any, Any, None], asyncio.Future[None]]] = asyncio.Queue()
-        self._loop = loop
-        self.task = loop.create_task(self._work())
-        self.booked: list[float] | None = None
-
-    def do(self, work: Coroutine[Any, Any, None]) -> None:
-        done: asyncio.Future[None] = self._loop.create_future()
-        self._orders.put_nowait((work, done))
-        self._loop.run_until_complete(done)
-
-    async def _work(self) -> None:
-        while True:
-            work, done = await self._orders.get()
-            try:
-                await work
-            except RateLimited as error:
-                done.set_exception(error)
-            else:
-                done.set_result(None)
-
-
-SECONDS = st.one_of(
-    st.floats(0, 2),
-    st.floats(0, 130),
-    st.sampled_from([0.46875, 59.999, 60.0, 60.47, 3_599.999, 3_600.0, 3_700.0]),
-)
 
 
 class LimiterMachine(RuleBasedStateMachine):
