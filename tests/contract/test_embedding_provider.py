@@ -10,6 +10,8 @@ from ai_task_processor.domain.clock import SystemClock
 from ai_task_processor.domain.errors import NotNow, ProviderError, ProviderRejected
 from ai_task_processor.domain.ports import EmbeddingProvider
 from ai_task_processor.providers.budget import Budget
+from ai_task_processor.providers.cache_store import MemoryCacheStore
+from ai_task_processor.providers.cached import Cached
 from ai_task_processor.providers.concurrency import Concurrency
 from ai_task_processor.providers.connection import http_client
 from ai_task_processor.providers.guarded import Guarded, Patience, counts
@@ -19,6 +21,8 @@ from ai_task_processor.providers.mock import Mock
 from ai_task_processor.providers.ollama import Ollama
 from ai_task_processor.providers.ollama_models import OllamaModels, sdk_client
 from ai_task_processor.providers.openai import OpenAI
+from ai_task_processor.providers.space_store import MemorySpaceStore
+from ai_task_processor.providers.spaces import Spaced, Spaces
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.resilience.retry import Backoff
 from tests.fakes.flow import Recorder
@@ -103,7 +107,23 @@ async def fallen_back() -> AsyncIterator[EmbeddingProvider]:
         yield Hybrid(guard(primary), guard(fallback), fallback_model="text-embedding-3-small", observer=Recorder())
 
 
-@pytest.fixture(params=[openai, ollama, local, mock, guarded, hybrid, fallen_back], ids=lambda make: make.__name__)
+@asynccontextmanager
+async def cached() -> AsyncIterator[EmbeddingProvider]:
+    async with openai() as provider:
+        yield Cached(guard(provider), MemoryCacheStore(1_000_000), observer=Recorder())
+
+
+@asynccontextmanager
+async def spaced() -> AsyncIterator[EmbeddingProvider]:
+    async with cached() as provider:
+        spaces = await Spaces.open(MemorySpaceStore(), identities={}, clock=SystemClock())
+        yield Spaced(provider, spaces, observer=Recorder())
+
+
+@pytest.fixture(
+    params=[openai, ollama, local, mock, guarded, hybrid, fallen_back, cached, spaced],
+    ids=lambda make: make.__name__,
+)
 async def provider(request: pytest.FixtureRequest) -> AsyncIterator[EmbeddingProvider]:
     make: Make = request.param
     async with make() as made:
