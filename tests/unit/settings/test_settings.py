@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -75,10 +76,32 @@ def test_every_fault_is_told_at_once() -> None:
         ("STATE_URL", "mysql://somewhere/db"),
         ("HOLD_LIMIT", "3"),
         ("CLAIM_TASKS", "perhaps"),
+        ("TOKEN_LIMIT_PER_HOUR", "0.5"),
+        ("COST_LIMIT_PER_DAY", "-1"),
+        ("COST_LIMIT_PER_DAY", "nan"),
+        ("MODEL_PRICES", "mine=0.02"),
+        ("MODEL_PRICES", '{"mine": -1}'),
+        ("MODEL_PRICES", '{"mine": "dear"}'),
+        ("MODEL_PRICES", "[1]"),
+        ("UNKNOWN_MODEL_PRICE", "free"),
     ],
 )
 def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     assert faults(monkeypatch, {name: value}).startswith(f"{name}: ")
+
+
+def test_limits_of_every_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"RATE_LIMIT_PER_HOUR": "7", "TOKEN_LIMIT_PER_DAY": "1000", "COST_LIMIT_PER_MONTH": "12.5  # USD"}
+    settings = load(monkeypatch, given)
+    assert settings.limits == {"hour": 7, "tokens_per_day": 1000, "cost_per_month": 12_500_000_000_000}
+    assert settings.limits_shown == {"hour": 7, "tokens_per_day": 1000, "cost_per_month": 12.5}
+    assert load(monkeypatch, {**given, "RATE_LIMIT_ENABLED": "false"}).limits == {}
+
+
+def test_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, {"MODEL_PRICES": '{"mine": 0.07, "ours": 0}', "UNKNOWN_MODEL_PRICE": "1"})
+    assert settings.model_prices == {"mine": Decimal("0.07"), "ours": 0}
+    assert settings.unknown_model_price == 1
 
 
 @given(secret=st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=12))
