@@ -9,7 +9,7 @@ from typing import Any
 from tests.chaos.offers import Offer, Payment
 from tests.chaos.records import End, Patch, Records, Sending
 
-COMMIT_SECONDS = 1.0
+COMMIT_SECONDS = 0.5
 """How long after a provider's answer a process may be killed that has not committed it yet, on a busy machine."""
 
 WAY_SECONDS = 1.0

@@ -57,7 +57,7 @@ LONGEST_LIFE = 2.0
 STOPS = 0.1
 """The share of processes that are stopped (SIGTERM) and not killed."""
 
-SECONDS_PER_KILL = 6.0
+SECONDS_PER_KILL = 10.0
 DRAIN_SECONDS = 150.0
 """Bounds of the run, and of its end when nothing goes wrong any more."""
 

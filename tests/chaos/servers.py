@@ -56,8 +56,8 @@ PROVIDER_FAULTS: Mapping[str, int] = {
     "500 after": 4,
     "503 before": 2,
     "429 before": 2,
-    "too few after": 2,
-    "zeros after": 2,
+    "too few after": 4,
+    "zeros after": 4,
 }
 """What can happen to a request to the provider; «after» means: after its texts were charged."""
 
