@@ -1,6 +1,8 @@
-"""What every store of the cache promises, over memory and over SQLite."""
+"""What every store of the cache promises: in memory, in SQLite and in PostgreSQL."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -22,14 +24,30 @@ def some(*numbers: int) -> dict[bytes, bytes]:
     return {key(number): ENTRY + str(number).encode() for number in numbers}
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[CacheStore]:
-    limit = ROOM * stored_size(key(0), ENTRY + b"00")
-    if request.param == "memory":
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str | None:
+    match request.param:
+        case "memory":
+            return None
+        case "sqlite":
+            return "sqlite://"
+        case _:
+            return str(request.getfixturevalue("postgres_url"))
+
+
+@asynccontextmanager
+async def opened(url: str | None, limit: int) -> AsyncIterator[CacheStore]:
+    if url is None:
         yield MemoryCacheStore(limit)
         return
-    async with open_storage("sqlite://") as storage:
+    async with open_storage(url) as storage:
         yield await SqlCacheStore.open(storage, limit=limit)
+
+
+@pytest.fixture
+async def store(url: str | None) -> AsyncIterator[CacheStore]:
+    async with opened(url, ROOM * stored_size(key(0), ENTRY + b"00")) as made:
+        yield made
 
 
 async def kept(store: CacheStore, *numbers: int) -> set[int]:
@@ -105,10 +123,8 @@ async def test_an_entry_larger_than_all_room_is_not_kept(store: CacheStore) -> N
     assert store.filling() == Filling(entries=0, size=0)
 
 
-@pytest.mark.parametrize("make", ["memory", "sqlite"])
-async def test_without_room_nothing_is_kept(make: str) -> None:
-    async with open_storage("sqlite://") as storage:
-        store: CacheStore = MemoryCacheStore(0) if make == "memory" else await SqlCacheStore.open(storage, limit=0)
+async def test_without_room_nothing_is_kept(url: str | None) -> None:
+    async with opened(url, 0) as store:
         assert await store.put_many(some(1)) == 0
         assert await store.get_many([key(1)]) == {}
         assert store.filling() == Filling(entries=0, size=0)
@@ -116,3 +132,15 @@ async def test_without_room_nothing_is_kept(make: str) -> None:
 
 def test_recency_is_finer_than_the_room() -> None:
     assert ROOM >= 2 * GRAIN
+
+
+@pytest.mark.parametrize("at_once", [2, 8])
+async def test_replicas_that_put_the_same_at_the_same_time_lose_nothing(postgres_url: str, at_once: int) -> None:
+    async with AsyncExitStack() as stack:
+        limit = 10 * ROOM * SIZE
+        stores = [await stack.enter_async_context(opened(postgres_url, limit)) for _ in range(at_once)]
+        for round_ in range(5):
+            wanted = some(*range(4 * round_, 4 * round_ + 16))
+            await asyncio.gather(*(store.put_many(wanted) for store in stores))
+            found = await asyncio.gather(*(store.get_many(list(wanted)) for store in stores))
+            assert found == [wanted] * at_once

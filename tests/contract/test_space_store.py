@@ -1,4 +1,4 @@
-"""What every store of embedding spaces promises, over memory and over SQLite."""
+"""What every store of embedding spaces promises: in memory, in SQLite and in PostgreSQL."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -22,12 +22,13 @@ OTHERS = (
 )
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[SpaceStore]:
     if request.param == "memory":
         yield MemorySpaceStore()
         return
-    async with open_storage("sqlite://") as storage:
+    url = "sqlite://" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    async with open_storage(url) as storage:
         yield SqlSpaceStore(storage)
 
 
