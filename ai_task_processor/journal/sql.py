@@ -58,7 +58,9 @@ _CLAIM = statement("""
         ORDER BY priority, created_at, id LIMIT :limit /*FOR UPDATE SKIP LOCKED))*/)
     RETURNING id, type, content, created_at, priority, correlation_id, batch_key, attempts
 """)
-_SET_ASIDE = text("UPDATE tasks SET state = 'parked', outcome = :outcome, reason = :reason WHERE id = :id")
+_SET_ASIDE = text("""
+    UPDATE tasks SET state = 'parked', outcome = :outcome, reason = :reason WHERE id = :id AND state <> 'reported'
+""")
 
 _SETTLE = statement("""
     UPDATE tasks SET state = :state, settled_at = :now, content = NULL, result = :result, outcome = :outcome,
@@ -81,7 +83,7 @@ _OLDEST_UNREPORTED = statement("""
 """)
 _OUTCOMES = statement("""
     SELECT id, type, correlation_id, settled_at, deliveries, outcome, result, error, model, provider, tokens, dimensions
-    FROM tasks WHERE id IN :ids ORDER BY settled_at, id
+    FROM tasks WHERE id IN :ids AND state IN ('succeeded', 'failed') /*AND claimed_by = :me*/ ORDER BY settled_at, id
 """)
 
 _REPORTED = statement("""
@@ -180,28 +182,22 @@ class SqlJournal:
         def report(connection: Connection) -> None:
             mark = int(connection.execute(_NEXT_MARK).scalar_one())
             execute_each(connection, _REPORTED, _by_id(task_ids, me=self._me, now=now, mark=mark))
-            self._handed_out.difference_update(task_ids)
 
         now = self._clock.now()
         await self._storage.write(report)
+        self._handed_out.difference_update(task_ids)  # not before: who hands out meanwhile must not find them
 
     async def postpone(self, task_ids: Sequence[str], until: float, *, counts: bool = True) -> None:
         """Deliver these outcomes at ``until`` or later."""
-
-        def postpone(connection: Connection) -> None:
-            execute_each(connection, _POSTPONE, _by_id(task_ids, me=self._me, until=until, counted=int(counts)))
-            self._handed_out.difference_update(task_ids)
-
-        await self._storage.write(postpone)
+        rows = _by_id(task_ids, me=self._me, until=until, counted=int(counts))
+        await self._storage.write(lambda connection: execute_each(connection, _POSTPONE, rows))
+        self._handed_out.difference_update(task_ids)
 
     async def park(self, task_id: str, reason: str) -> None:
         """Keep this outcome for an operator."""
-
-        def park(connection: Connection) -> None:
-            connection.execute(_PARK.on(connection), {"id": task_id, "me": self._me, "reason": storable(reason)})
-            self._handed_out.discard(task_id)
-
-        await self._storage.write(park)
+        row = {"id": task_id, "me": self._me, "reason": storable(reason)}
+        await self._storage.write(lambda connection: connection.execute(_PARK.on(connection), row))
+        self._handed_out.discard(task_id)
 
     async def reopen(self) -> None:
         """Take up what an earlier run left; nothing goes on waiting for more than an hour."""
@@ -209,12 +205,12 @@ class SqlJournal:
         def reopen(connection: Connection) -> None:
             connection.execute(_UNCLAIM.on(connection), {"me": self._me})
             connection.execute(_SHORTEN_WAITS, {"latest": latest})
-            self._handed_out.clear()
 
         latest = self._clock.now() + LONGEST_WAIT
         if self._lease:
             await self._lease.renew()
         await self._storage.write(reopen)
+        self._handed_out.clear()
 
     async def next_due(self) -> float | None:
         """When the earliest deferred task becomes due."""
@@ -240,7 +236,7 @@ class SqlJournal:
     def _waiting(self, connection: Connection, limit: int, now: float) -> tuple[Entry, ...]:
         connection.execute(_RIPEN_UNREPORTED, {"now": now})
         while ids := self._oldest(connection, limit):
-            entries = _entries(connection, ids)
+            entries = _entries(connection, self._me, ids)
             if entries:
                 return entries
         return ()
@@ -331,10 +327,10 @@ def _deferral(task_id: str, outcome: Deferred) -> Parameters:
     return {"id": task_id, "until": outcome.until, "counted": int(outcome.counts), "reason": reason}
 
 
-def _entries(connection: Connection, ids: Sequence[str]) -> tuple[Entry, ...]:
+def _entries(connection: Connection, me: str, ids: Sequence[str]) -> tuple[Entry, ...]:
     entries, damaged = [], []
     for task_id, type_, correlation_id, settled_at, deliveries, *kept in connection.execute(
-        _OUTCOMES.on(connection), {"ids": ids}
+        _OUTCOMES.on(connection), {"ids": ids, "me": me}
     ):
         try:
             entries.append(Entry(task_id, type_, correlation_id, outcome_of(*kept), settled_at, deliveries))

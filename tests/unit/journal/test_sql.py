@@ -131,7 +131,7 @@ class TestCost:
 
     async def test_no_statement_reads_the_whole_table(self, storage: Storage) -> None:
         def plan(connection: Connection, statement: TextClause) -> str:
-            driver_sql = statement.text.replace(":ids", "('a')")
+            driver_sql = statement.text.replace(":ids", "('a')").replace(":keys", "('a')")
             values = dict.fromkeys(statement.compile().params, 1)
             found = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {driver_sql}", values)
             return " / ".join(step.detail for step in found)

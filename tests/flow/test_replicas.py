@@ -1,0 +1,116 @@
+"""Four daemons on one PostgreSQL: killed one after the other, their database restarted, and nothing is lost or doubled.
+
+``REPLICA_TASKS=20000 pytest -s tests/flow/test_replicas.py`` (``make replicas``) is the same with more of everything.
+"""
+
+import asyncio
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.daemon import finished, right_vector
+from tests.fakes.fleet import Fleet, Life, Tasks, fleet, task_server
+from tests.fakes.postgres import Cluster, Database, cluster
+
+TASKS = int(os.environ.get("REPLICA_TASKS", "1500"))
+REPLICAS = 4
+BATCH = 16
+LANES = 5
+LIMIT = TASKS * 9 // 10
+PATIENCE = 60 + TASKS / 50
+
+STARTED, SETTLED, CALLED, FETCHED = (
+    "Processing text embedding",
+    "Task processing completed",
+    "Provider request",
+    "Task API",
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cluster]:
+    with cluster() as own:
+        yield own
+
+
+async def test_nothing_is_lost_or_done_twice_whoever_dies(server: Cluster, tmp_path: Path) -> None:
+    texts = [f"text number {number}" for number in range(TASKS)]
+    database = Database(server.url)
+    async with (
+        task_server(tmp_path) as tasks,
+        fleet(
+            tasks,
+            server.url,
+            tmp_path,
+            log_level="debug",
+            mock_latency_seconds=0.1,
+            batch_size=BATCH,
+            concurrency_limit=LANES,
+            rate_limit_per_hour=LIMIT,
+        ) as crew,
+    ):
+        await crew.start(REPLICAS)
+        await crew.ready()
+        ids = await tasks.post(texts)
+        kills = await haunted(crew, tasks, server, database)
+        admitted = sum(line["inputs"] for life in crew.lives for line in life.process.logged(CALLED))
+        in_flight = kills * LANES * BATCH
+        assert LIMIT - in_flight - BATCH <= admitted <= LIMIT
+        await crew.stop()
+        waiting = str(database.value(WAITING)).split()
+        if waiting:  # for the hour to end
+            await finished("journal", "retry", *waiting, folder=tmp_path, env={"STATE_URL": server.url})
+        await crew.start(REPLICAS, rate_limit_per_hour=0)
+        await tasks.until("succeeded", TASKS, within=PATIENCE)
+        await crew.stop()
+        results = await tasks.results()
+
+    made = zip(ids, texts, strict=True)
+    assert all(right_vector(results[task_id], text, model="nomic-embed-text") for task_id, text in made)
+    assert database.value(UNFINISHED) is None
+    assert not begun_again(crew.lives)
+    succeeded = Counter(task_id for life in crew.lives for task_id in life.tasks(SETTLED, status="succeeded"))
+    assert max(succeeded.values()) == 1
+    lines = [line for life in crew.lives for line in life.process.lines]
+    assert {line["event"] for line in lines if line["level"] == "error"} <= {LOST}
+    print(  # noqa: T201  # shown with pytest -s
+        f"{TASKS} tasks, {len(crew.lives)} lives, {kills} kills, {admitted} of {LIMIT} admitted in the hour,",
+        f"{crew.count(STARTED) - crew.count(SETTLED)} begun and cut off,",
+        f"{crew.count(FETCHED, method='GET')} fetches",
+    )
+
+
+async def haunted(crew: Fleet, tasks: Tasks, server: Cluster, database: Database) -> int:
+    """Kill a replica now and then, and once the database, until the limit leaves nothing to do; answer the kills."""
+    chance = random.Random(TASKS)
+    kills = 0
+    broken = False
+    async with asyncio.timeout(PATIENCE):
+        while (done := (await tasks.counts())["succeeded"]) < LIMIT - (kills + 1) * LANES * BATCH or not broken:
+            await asyncio.sleep(chance.uniform(1, 2))
+            await crew.kill(chance.randrange(len(crew.running)))
+            kills += 1
+            await crew.start()
+            if not broken and done > LIMIT // 4:
+                await asyncio.to_thread(database.cut_all)
+                await asyncio.to_thread(server.restart)
+                broken = True
+        while done != (done := (await tasks.counts())["succeeded"]):  # noqa: ASYNC110  # others do it
+            await asyncio.sleep(4)  # longer than a lease: what the dead held comes back
+    await crew.ready()
+    return kills
+
+
+def begun_again(lives: list[Life]) -> list[str]:
+    """Tasks that were begun more often than kills explain."""
+    begun, settled = Counter[str](), Counter[str]()
+    for life in lives:
+        begun.update(life.tasks(STARTED))
+        settled.update(life.tasks(SETTLED))
+        if life.killed:  # what was in its hands
+            settled.update((Counter(life.tasks(STARTED)) - Counter(life.tasks(SETTLED))).elements())
+    return [task_id for task_id in begun if begun[task_id] != settled[task_id]]
