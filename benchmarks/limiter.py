@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -12,7 +12,7 @@ from ai_task_processor.domain.events import Event
 from ai_task_processor.limits.ledger import LimitStore
 from ai_task_processor.limits.limiter import Limiter
 from ai_task_processor.limits.store import MemoryLimitStore, SqlLimitStore
-from ai_task_processor.limits.windows import LENGTHS, Strategy
+from ai_task_processor.limits.windows import KEYS, LENGTHS, Strategy
 from ai_task_processor.storage.engine import open_storage
 
 HISTORY = 1_000_000
@@ -36,10 +36,10 @@ class SteppedClock:
         return self.elapsed
 
 
-async def history(store: LimitStore, clock: SteppedClock, strategy: Strategy) -> Limiter:
-    """A limiter with every window configured and a million admissions spread over the last thirty days."""
+async def history(store: LimitStore, clock: SteppedClock, strategy: Strategy, keys: Iterable[str]) -> Limiter:
+    """A limiter with these windows and a million admissions spread over the last thirty days."""
     limiter = await Limiter.open(
-        dict.fromkeys(LENGTHS, 10 * HISTORY),
+        dict.fromkeys(keys, 10**15),
         strategy=strategy,
         zone=ZoneInfo("Europe/Berlin"),
         store=store,
@@ -49,8 +49,13 @@ async def history(store: LimitStore, clock: SteppedClock, strategy: Strategy) ->
     bookings = 20_000
     for _ in range(bookings):
         clock.elapsed += LENGTHS["month"] / bookings
-        await limiter.take(Amount(tasks=HISTORY // bookings))
+        await limiter.take(_amount(HISTORY // bookings))
     return limiter
+
+
+def _amount(tasks: int, used: float = 1.0) -> Amount:
+    tokens = int(tasks * 200 * used)
+    return Amount(tasks=tasks, tokens=tokens, cost=20_000 * tokens)
 
 
 def _ignore(event: Event) -> None:
@@ -58,29 +63,37 @@ def _ignore(event: Event) -> None:
 
 
 async def measure(limiter: Limiter, clock: SteppedClock, timer: Callable[[], float]) -> float:
-    """Milliseconds of ``timer`` for what one batch costs: asking for room, and booking."""
+    """Milliseconds of ``timer`` for what one batch costs: asking for room, booking, and settling by what was used."""
     began = timer()
     for _ in range(MEASURED):
         clock.elapsed += 0.1
         limiter.opens_at()
         limiter.headroom()
-        await limiter.take(Amount(tasks=BATCH))
+        await limiter.take(_amount(BATCH))
+        await limiter.settle(_amount(BATCH, used=0.5))
     return (timer() - began) / MEASURED * 1_000
 
 
 async def main() -> None:
     """Print the figures."""
-    for strategy in ("rolling", "fixed"):
-        clock, store = SteppedClock(), MemoryLimitStore()
-        limiter = await history(store, clock, strategy)
-        buckets = len((await store.load()).buckets)
-        cost = await measure(limiter, clock, time.process_time)
-        print(f"{strategy:8} {cost:.4f} ms of CPU per batch (target {TARGET_MS}), {buckets} buckets kept")
+    for what, keys in (("5 windows of tasks", tuple(LENGTHS)), ("15 windows of tasks, tokens and money", tuple(KEYS))):
+        print(what)
+        for strategy in ("rolling", "fixed"):
+            clock, store = SteppedClock(), MemoryLimitStore()
+            limiter = await history(store, clock, strategy, keys)
+            buckets = len((await store.load()).buckets)
+            cost = await measure(limiter, clock, time.process_time)
+            print(f"  {strategy:8} {cost:.4f} ms of CPU per batch (target {TARGET_MS}), {buckets} buckets kept")
+        print(f"  {await on_disk(keys)}")
+
+
+async def on_disk(keys: Iterable[str]) -> str:
+    """The figures with SQLite."""
     with tempfile.TemporaryDirectory() as folder:
         async with open_storage(f"sqlite:///{Path(folder) / 'state.db'}") as storage:
             clock = SteppedClock()
             limiter = await Limiter.open(
-                dict.fromkeys(LENGTHS, 10 * HISTORY),
+                dict.fromkeys(keys, 10**15),
                 strategy="rolling",
                 zone=ZoneInfo("UTC"),
                 store=SqlLimitStore(storage),
@@ -89,7 +102,7 @@ async def main() -> None:
             )
             cpu = await measure(limiter, clock, time.process_time)
             wall = await measure(limiter, clock, time.perf_counter)
-            print(f"with SQLite on disk: {cpu:.4f} ms of CPU, {wall:.4f} ms until durable, per batch")
+            return f"with SQLite on disk: {cpu:.4f} ms of CPU, {wall:.4f} ms until durable, per batch"
 
 
 if __name__ == "__main__":
