@@ -39,15 +39,20 @@ format: $(VENV)/ready-dev ## Format the code and mend what can be mended
 docs: $(VENV)/ready-dev ## Renew the tables in docs/ that are made from the code
 	@$(BIN)/python docs/reference.py
 
+image: ## Build the image and try it; needs docker, podman or buildah
+	@deploy/image/build
+
 rules: ## Renew the manifest that is made from deploy/prometheus/rules.yml
 	@{ sed '/^  groups:/,$$d' $(RULE_MANIFEST); sed -n '/^groups:/,$$p' deploy/prometheus/rules.yml | sed 's/./  &/'; } \
 		> $(RULE_MANIFEST).new && mv $(RULE_MANIFEST).new $(RULE_MANIFEST)
 
-lock: $(VENV)/ready-dev ## Renew requirements.lock, the pinned and hashed dependencies of the image
+LOCK = $(BIN)/uv pip compile --universal --python-version 3.11 --upgrade --generate-hashes --quiet \
+	--no-annotate --no-header --no-emit-index-url --no-emit-find-links
+
+lock: $(VENV)/ready-dev ## Renew the pinned and hashed dependencies of the image
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra all --universal --python-version 3.11 --upgrade \
-		--generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet \
-		--no-emit-package ai-task-processor --output-file requirements.lock
+	$(LOCK) pyproject.toml --extra all --no-emit-package ai-task-processor --output-file requirements.lock
+	echo hatchling | $(LOCK) - --output-file requirements-build.lock
 
 clean: ## Remove what make has made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
