@@ -48,6 +48,9 @@ DEFECT = "the daemon failed to process this task; its log has the details"
 OUTAGE_BACKOFF = 5.0
 """Seconds until a task is tried again whose provider is down for everybody; the breaker governs the rest."""
 
+LONGEST_QUIET = 60.0
+"""Seconds without announcements, at most, after several in a row have failed."""
+
 LONGEST_WISH = 3_600.0
 """Seconds for which a Retry-After of the Task API is obeyed, at most."""
 
@@ -93,19 +96,23 @@ class Dispatch:
         self._random = randomness
         self._company: dict[str, int] = {}  # by task id: how many may travel with it after its batch was refused
         self._closed: dict[str, float] = {}  # by batch key: until when there is no use in claiming more of the kind
-        self._quiet_until = -math.inf  # before that the Task API does not want to hear from us
+        self._quiet_until = -math.inf  # before that nothing is announced
+        self._failed_announcements = 0  # in a row
 
     async def step(self) -> float:
         """Perform one claim; answer 0, or how long nothing will be due."""
         opens_at = self._limiter.opens_at(self._settings.least)
         if opens_at is not None:
             return max(0.0, opens_at - self._clock.now())
-        limit = max(1, min(self._settings.batch_size, self._limiter.headroom().tasks))
-        tasks = await self._journal.claim(limit, without=self._closed_keys())
+        tasks = await self._journal.claim(self._worth_claiming(), without=self._closed_keys())
         if not tasks:
             return await self._until_next()
         await self._perform(await self._announced(await self._fitting(tasks)))
         return 0.0
+
+    def _worth_claiming(self) -> int:
+        """As many tasks as fit into the limits, less one: should they fail, somebody must be asked who is at fault."""
+        return max(1, min(self._settings.batch_size, self._limiter.headroom().tasks - 1))
 
     async def _fitting(self, tasks: Sequence[Task]) -> Sequence[Planned]:
         """Plan as many tasks as the limits have room for; the others are given back."""
@@ -150,15 +157,24 @@ class Dispatch:
         return False
 
     async def _announce_unless_quiet(self, task: Task) -> Receipt:
-        """A wish of the Task API to wait holds for every task."""
+        """Announce, unless the Task API has asked us to wait or keeps failing: that holds for every task."""
         if self._clock.now() < self._quiet_until:
-            raise NotNow("the Task API wants to be left alone for a while", until=self._quiet_until)
+            raise NotNow("the Task API is left alone for a while", until=self._quiet_until)
         try:
-            return await self._reporter.announce(task)
+            receipt = await self._reporter.announce(task)
         except TaskApiUnavailable as error:
-            wish = min(error.retry_after or 0.0, LONGEST_WISH)
-            self._quiet_until = max(self._quiet_until, self._clock.now() + wish)
+            self._be_quiet(error)
             raise
+        self._failed_announcements = 0
+        return receipt
+
+    def _be_quiet(self, error: TaskApiUnavailable) -> None:
+        """After a wish to wait; after failures in a row, for one alone may be the fault of its task."""
+        rest = OUTAGE_BACKOFF * 2.0 ** min(self._failed_announcements - 1, 10) if self._failed_announcements else 0.0
+        self._failed_announcements += 1
+        wished = min(error.retry_after or 0.0, LONGEST_WISH)
+        until = self._clock.now() + max(wished, min(rest, LONGEST_QUIET) * self._random.uniform(0.5, 1.0))
+        self._quiet_until = max(self._quiet_until, until)
 
     # --- Performing -----------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ai_task_processor.domain.errors import ProviderUnavailable
+from ai_task_processor.domain.errors import NotNow, ProviderError, ProviderUnavailable
 from ai_task_processor.domain.events import CacheAnswered, CacheDamaged, CacheFilled
 from ai_task_processor.domain.outcome import FLOAT32_BYTES
 from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings, Observer
@@ -20,6 +20,8 @@ class Cached:
     fails or is cancelled, those who wait for it ask for themselves, as if it had not been there. All that is left goes
     to the provider in one request, and its vectors are in ``store``, durably, before they are handed out: a crash
     after that costs nothing.
+
+    A call that fails although a part of its texts was answered keeps those answers for whoever asks next.
 
     An entry of the store that is damaged, or is not of the length asked for or ``usual``, is dropped and asked anew.
     Raised is what the provider raises.
@@ -40,6 +42,7 @@ class Cached:
         self._engine = f"{provider.name} {identity}"
         self._usual = usual
         self._flights: dict[bytes, _Flight] = {}
+        self._left_over: dict[bytes, Kept] = {}  # answers of calls that failed for others of their texts
 
     @property
     def name(self) -> str:
@@ -54,7 +57,12 @@ class Cached:
         """Embed ``texts``, of which some may be equal; ``known`` of the answer are the places of those not asked."""
         keys = [cache_key(self._engine, model, dimensions, text) for text in texts]
         found = _Found(model, dimensions)
-        await self._find(dict(zip(keys, texts, strict=True)), found)
+        try:
+            await self._find(dict(zip(keys, texts, strict=True)), found)
+        except (ProviderError, NotNow):
+            if not found.mixed:
+                self._left_over.update(found.paid)
+            raise
         self._tell(found)
         return Embeddings(
             vectors=tuple(found.kept[key].vector for key in keys),
@@ -96,8 +104,11 @@ class Cached:
             flight.landed.set()
 
     async def _remembered(self, own: Mapping[bytes, str], found: "_Found") -> Mapping[bytes, Kept]:
+        left_over = {key: self._left_over.pop(key) for key in own if key in self._left_over}
         entries = {key: unpacked(key, data) for key, data in (await self._store.get_many(own)).items()}
-        usable = {key: kept for key, kept in entries.items() if kept is not None and self._fits(kept, found)}
+        usable = left_over | {
+            key: kept for key, kept in entries.items() if kept is not None and self._fits(kept, found)
+        }
         damaged = entries.keys() - usable.keys()
         if damaged:
             await self._store.drop(damaged)
@@ -147,6 +158,11 @@ class _Found:
     tokens: int = 0
     hits: int = 0
     shared: int = 0
+
+    @property
+    def paid(self) -> Mapping[bytes, Kept]:
+        """The answers that this call itself has asked for and got."""
+        return {key: self.kept[key] for key in self.asked if key in self.kept}
 
     @property
     def mixed(self) -> bool:

@@ -101,13 +101,29 @@ class Guarded:
         return await self.pause.call(partial(self._try_again, attempt))
 
     async def _try_again(self, attempt: Callable[[], Awaitable[Embeddings]]) -> Embeddings:
-        return await retry(
-            partial(self._concurrency.call, attempt),
-            attempts=self._patience.attempts,
-            backoff=self._patience.backoff,
-            name=self.name,
-            observer=self._observer,
-        )
+        """Several attempts; inputs once found at fault stay so where limits leave no more room to find out."""
+        at_fault: list[ProviderUnavailable] = []
+
+        async def noted() -> Embeddings:
+            try:
+                return await self._concurrency.call(attempt)
+            except ProviderUnavailable as error:
+                error.own_fault = error.own_fault or bool(at_fault)
+                at_fault.extend([error] if error.own_fault else [])
+                raise
+
+        try:
+            return await retry(
+                noted,
+                attempts=self._patience.attempts,
+                backoff=self._patience.backoff,
+                name=self.name,
+                observer=self._observer,
+            )
+        except NotNow as error:
+            if at_fault:
+                raise at_fault[-1] from error
+            raise
 
     async def _attempt(self, texts: Sequence[str], *, model: str, dimensions: int | None) -> Embeddings:
         self.pause.check()  # it may have begun while this request waited for its turn

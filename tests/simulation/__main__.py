@@ -7,6 +7,9 @@ from collections import Counter
 from tests.simulation.scenario import drawn
 from tests.simulation.world import simulate
 
+SLOW = 2.0
+"""Seconds of real time after which a seed is worth a look."""
+
 
 def replay(seed: int) -> int:
     """Print everything that happened; answer how many invariants were violated."""
@@ -23,8 +26,11 @@ def run_many(first: int, last: int) -> int:
     began, failed = time.perf_counter(), 0
     counts = Counter[str]()
     for seed in range(first, last + 1):
+        started = time.perf_counter()
         report = simulate(drawn(seed))
         counts.update(report.counts)
+        if time.perf_counter() - started > SLOW:
+            print(f"seed {seed}: took {time.perf_counter() - started:.1f} s, {len(report.trace)} lines", flush=True)
         if report.violations:
             failed += 1
             print(f"seed {seed}: {report.violations[0].splitlines()[0]}", flush=True)
