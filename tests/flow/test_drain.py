@@ -22,7 +22,7 @@ from tests.fakes.task_api_server import CLIENT_ID, CLIENT_SECRET, FakeTaskApi
 
 TASKS = 10_000
 PAGE = 1_000
-PATIENCE = 100.0
+PATIENCE = 200.0
 """Seconds that a busy machine may take; on two idle cores it is about a tenth of that."""
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from ai_task_processor import __version__
-from tests.fakes.daemon import environment_for, finished, metric_in, right_vector, started
+from tests.fakes.daemon import REAL_SECONDS, environment_for, finished, metric_in, right_vector, started
 from tests.fakes.task_api_server import CLIENT_ID, CLIENT_SECRET, FakeTaskApi, answer, hang
 
-GRACE = 10.0
+GRACE = 30.0
 """Seconds of SHUTDOWN_GRACE_SECONDS in these tests; a stop that has nothing to wait for takes far less."""
 
-AT_ONCE = 3.0
+AT_ONCE = 10.0
 """Seconds, on a busy machine."""
 
 
@@ -283,7 +283,7 @@ async def test_a_stage_that_crashes_takes_the_process_down_with_its_traceback(ap
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 20)
+    output, _ = await asyncio.wait_for(process.communicate(), REAL_SECONDS)
     assert process.returncode == 70
     last = json.loads(output.splitlines()[-1])
     assert last["level"] == "critical"
