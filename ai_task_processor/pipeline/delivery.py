@@ -41,7 +41,10 @@ class Delivery:
         self._random = randomness
         self._taken: deque[Entry] = deque()
         self._taking = asyncio.Lock()
-        self._acknowledged: list[str] = []
+        self._looks = 0
+        self._exhausted = 0  # the number of the last look that found less than there was room for
+        self._next_at: float | None = None  # when there will be more, as of that look
+        self._acknowledged: list[tuple[Entry, Receipt]] = []
         self._acknowledging = asyncio.Lock()
         self._halted = False
         self._halted_until = -math.inf
@@ -71,19 +74,27 @@ class Delivery:
     async def _deliver_next(self) -> float:
         entry = await self._next()
         if entry is None:
-            return await self._until_next()
+            async with self._acknowledging:  # a lane that rests leaves nothing to be written down
+                await self._write_down()
+            return math.inf if self._next_at is None else max(0.0, self._next_at - self._clock.now())
         await self._deliver(entry)
         return 0.0
 
     async def _next(self) -> Entry | None:
+        """The next outcome; many lanes that ask together for what is not there cost one look or two."""
+        asked_at = self._looks
         async with self._taking:
-            if not self._taken:
-                self._taken.extend(await self._journal.unreported(CHUNK))
+            if not self._taken and self._exhausted <= asked_at:  # later looks began after we asked: they speak for us
+                await self._look()
             return self._taken.popleft() if self._taken else None
 
-    async def _until_next(self) -> float:
-        due = await self._journal.next_unreported()
-        return math.inf if due is None else max(0.0, due - self._clock.now())
+    async def _look(self) -> None:
+        self._looks += 1
+        found = await self._journal.unreported(CHUNK)
+        self._taken.extend(found)
+        if len(found) < CHUNK:
+            self._next_at = await self._journal.next_unreported()
+            self._exhausted = self._looks
 
     async def _deliver(self, entry: Entry) -> None:
         try:
@@ -105,22 +116,22 @@ class Delivery:
             await self._acknowledge(entry, receipt)
 
     async def _acknowledge(self, entry: Entry, receipt: Receipt) -> None:
-        """Write down that the entry is reported, in one transaction with all that were acknowledged meanwhile."""
-        self._acknowledged.append(entry.task_id)
-        async with self._acknowledging:
-            if self._acknowledged:
-                task_ids, self._acknowledged = self._acknowledged, []
-                await self._journal.mark_reported(task_ids)
-        self._observer(
-            Reported(
-                task_id=entry.task_id,
-                correlation_id=entry.correlation_id,
-                type=entry.type,
-                status="succeeded" if isinstance(entry.outcome, Succeeded) else "failed",
-                receipt=receipt.value,
-                waited=max(0.0, self._clock.now() - entry.settled_at),
-            )
-        )
+        """Have it written down that the entry is reported.
+
+        One lane writes for all, while the others deliver on; they wait for it where it does not keep up.
+        """
+        self._acknowledged.append((entry, receipt))
+        if not self._acknowledging.locked() or len(self._acknowledged) >= CHUNK:
+            async with self._acknowledging:
+                await self._write_down()
+
+    async def _write_down(self) -> None:
+        while self._acknowledged:
+            reported, self._acknowledged = self._acknowledged, []
+            await self._journal.mark_reported([entry.task_id for entry, _ in reported])
+            now = self._clock.now()
+            for entry, receipt in reported:
+                self._observer(_reported(entry, receipt, now))
 
     async def _park(self, entry: Entry, reason: str) -> None:
         self._halted = False
@@ -162,3 +173,14 @@ class Delivery:
             self._observer(DeliveryHalted(until=until, reason=reason))
         self._halted = True
         self._halted_until = max(self._halted_until, until)
+
+
+def _reported(entry: Entry, receipt: Receipt, now: float) -> Reported:
+    return Reported(
+        task_id=entry.task_id,
+        correlation_id=entry.correlation_id,
+        type=entry.type,
+        status="succeeded" if isinstance(entry.outcome, Succeeded) else "failed",
+        receipt=receipt.value,
+        waited=max(0.0, now - entry.settled_at),
+    )

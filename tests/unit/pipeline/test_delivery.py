@@ -9,7 +9,7 @@ from ai_task_processor.domain.events import DeliveryHalted, Parked, Reported, Re
 from ai_task_processor.domain.outcome import Failed, Succeeded
 from ai_task_processor.domain.ports import Entry, Receipt
 from ai_task_processor.journal.memory import MemoryJournal
-from ai_task_processor.pipeline.delivery import Delivery
+from ai_task_processor.pipeline.delivery import CHUNK, Delivery
 from tests.fakes.flow import VECTOR, Recorder, ScriptedReporter, task
 from tests.fakes.time import ManualClock
 
@@ -65,6 +65,79 @@ async def test_lanes_share_the_work_and_write_acknowledgements_together() -> Non
     assert sorted(entry.task_id for entry in house.reporter.reported) == sorted(ids)
     assert sum(writes) == 40
     assert len(writes) < 40
+
+
+async def test_no_lane_waits_for_an_acknowledgement_to_be_written_down() -> None:
+    house = House()
+    ids = [f"t{number}" for number in range(10)]
+    await house.settled(*ids)
+    mark, gate = house.journal.mark_reported, asyncio.Event()
+
+    async def slow(task_ids: list[str]) -> None:
+        await gate.wait()
+        await mark(task_ids)
+
+    house.journal.mark_reported = slow  # type: ignore[method-assign, assignment]  # done as ever, later
+    writer = asyncio.create_task(house.delivery.step())
+    await asyncio.sleep(0)
+    for _ in ids[1:]:
+        assert await house.delivery.step() == 0
+    assert len(house.reporter.reported) == 10
+    resting = asyncio.create_task(house.delivery.step())
+    await asyncio.sleep(0)
+    assert not resting.done(), "a lane went to rest before everything was written down"
+    assert house.seen.of(Reported) == []
+    gate.set()
+    assert await writer == 0
+    assert await resting == math.inf
+    assert sorted(event.task_id for event in house.seen.of(Reported)) == ids
+    assert (await house.journal.backlog()).unreported == 0
+
+
+async def test_acknowledgements_that_wait_to_be_written_down_are_bounded() -> None:
+    house = House()
+    ids = [f"t{number:03}" for number in range(3 * CHUNK)]
+    await house.settled(*ids)
+    gate = asyncio.Event()
+
+    async def stuck(_task_ids: list[str]) -> None:
+        await gate.wait()
+
+    house.journal.mark_reported = stuck  # type: ignore[method-assign, assignment]  # for ever
+    lanes = [asyncio.create_task(house.drain()) for _ in range(8)]
+    for _ in range(10 * len(ids)):
+        await asyncio.sleep(0)
+    assert CHUNK < len(house.reporter.reported) < CHUNK + 10
+    for lane in lanes:
+        lane.cancel()
+    await asyncio.gather(*lanes, return_exceptions=True)
+
+
+async def test_lanes_that_find_nothing_look_together() -> None:
+    house = House()
+    looks = 0
+    unreported = house.journal.unreported
+
+    async def counted(limit: int) -> tuple[Entry, ...]:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0)
+        return await unreported(limit)
+
+    house.journal.unreported = counted  # type: ignore[method-assign]  # counted, then done as ever
+    assert set(await asyncio.gather(*(house.delivery.step() for _ in range(32)))) == {math.inf}
+    assert looks == 2
+    await house.settled("a")
+    assert sorted(await asyncio.gather(*(house.delivery.step() for _ in range(32)))) == [0.0] + [math.inf] * 31
+
+
+async def test_more_lanes_than_outcomes_at_once_leave_none_behind() -> None:
+    house = House()
+    ids = [f"t{number:03}" for number in range(2 * CHUNK + 5)]
+    await house.settled(*ids)
+    rests = await asyncio.gather(*(house.delivery.step() for _ in range(3 * CHUNK)))
+    assert rests.count(0.0) == len(ids)
+    assert sorted(entry.task_id for entry in house.reporter.reported) == ids
 
 
 @pytest.mark.parametrize("receipt", [Receipt.GONE, Receipt.CONFLICT])
