@@ -32,6 +32,14 @@ journal = typer.Typer(
 )
 app.add_typer(journal)
 
+spaces = typer.Typer(
+    name="spaces",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Look at the embedding spaces: which model has answered for which name. Vectors of two are not comparable.",
+)
+app.add_typer(spaces)
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")]
 EnvFile = Annotated[Path, typer.Option("--env-file", help="File with settings; the environment goes before it.")]
 
@@ -214,7 +222,7 @@ def journal_list(
     as_json: AsJson = False,
 ) -> None:
     """Show the rows that are not finished: waiting, being performed, undelivered, parked."""
-    from ai_task_processor.journal_commands import list_rows  # noqa: PLC0415
+    from ai_task_processor.state_commands import list_rows  # noqa: PLC0415
 
     list_rows(_state_location(env_file), state or sorted(set(State) - {State.REPORTED}), limit=limit, as_json=as_json)
 
@@ -227,7 +235,7 @@ def journal_show(
     as_json: AsJson = False,
 ) -> None:
     """Show everything that is known of one task, except its text and its result."""
-    from ai_task_processor.journal_commands import show_row  # noqa: PLC0415
+    from ai_task_processor.state_commands import show_row  # noqa: PLC0415
 
     show_row(_state_location(env_file), task_id, as_json=as_json)
 
@@ -241,7 +249,7 @@ def journal_retry(
 
     To be used after what the API refused has been mended. A running daemon sees it within seconds.
     """
-    from ai_task_processor.journal_commands import retry_rows  # noqa: PLC0415
+    from ai_task_processor.state_commands import retry_rows  # noqa: PLC0415
 
     retry_rows(_state_location(env_file), task_ids or [])
 
@@ -255,9 +263,31 @@ def journal_export(
     ] = False,
 ) -> None:
     """Print every row as a line of JSON."""
-    from ai_task_processor.journal_commands import export_rows  # noqa: PLC0415
+    from ai_task_processor.state_commands import export_rows  # noqa: PLC0415
 
     export_rows(_state_location(env_file), texts=texts)
+
+
+@spaces.command("list")
+def spaces_list(env_file: EnvFile = DEFAULT_ENV_FILE, *, as_json: AsJson = False) -> None:
+    """Show which provider and model have answered for each model name, and with how many dimensions."""
+    from ai_task_processor.state_commands import list_spaces  # noqa: PLC0415
+
+    list_spaces(_state_location(env_file), as_json=as_json)
+
+
+@spaces.command("forget")
+def spaces_forget(
+    model: Annotated[str, typer.Argument(help="Name of a model.")], env_file: EnvFile = DEFAULT_ENV_FILE
+) -> None:
+    """Forget what is known of a model, so that another length of its vectors is believed.
+
+    To be used after a model was replaced by another under the same name on purpose, with the daemon stopped. Vectors
+    made before are not comparable with those made from then on.
+    """
+    from ai_task_processor.state_commands import forget_spaces  # noqa: PLC0415
+
+    forget_spaces(_state_location(env_file), model)
 
 
 def _state_location(env_file: Path) -> str:

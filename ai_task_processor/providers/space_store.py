@@ -26,6 +26,11 @@ class MemorySpaceStore:
             self._sightings.pop((one.name, one.asked, one.space), None)
         self._sightings[sighting.name, sighting.asked, sighting.space] = sighting
 
+    async def forget(self, sightings: Collection[Sighting]) -> None:
+        """See :class:`~ai_task_processor.providers.spaces.SpaceStore`."""
+        for one in sightings:
+            self._sightings.pop((one.name, one.asked, one.space), None)
+
 
 _LOAD = text("SELECT name, asked, provider, engine, model, dimensions, first_seen, last_seen, count FROM spaces")
 _SAVE = text("""
@@ -58,6 +63,11 @@ class SqlSpaceStore:
             execute_each(connection, _SAVE, [_columns(sighting)])
 
         await self._storage.write(save)
+
+    async def forget(self, sightings: Collection[Sighting]) -> None:
+        """See :class:`~ai_task_processor.providers.spaces.SpaceStore`."""
+        rows = [_columns(one) for one in sightings]
+        await self._storage.write(lambda connection: execute_each(connection, _FORGET, rows))
 
 
 def _load(connection: Connection) -> Sequence[Sighting]:

@@ -66,6 +66,10 @@ class SpaceStore(Protocol):
         """Keep a sighting in the place of an older one, and forget others; durable when this returns."""
         ...
 
+    async def forget(self, sightings: Collection[Sighting]) -> None:
+        """Drop these; durable when this returns."""
+        ...
+
 
 class Spaces:
     """What is known of spaces, by this and by earlier runs; :meth:`open` makes one.

@@ -65,3 +65,11 @@ async def test_a_row_that_cannot_be_read_is_passed_over(column: str) -> None:
         damage = text(f"UPDATE spaces SET {column} = 'garbage' WHERE name = 'other'")  # noqa: S608  # a constant
         await storage.write(lambda connection: connection.execute(damage))
         assert await store.load() == (ONE,)
+
+
+async def test_what_is_forgotten_is_gone_and_the_rest_stays(store: SpaceStore) -> None:
+    kept, gone = ONE, OTHERS[0]
+    await store.save(kept, ())
+    await store.save(gone, ())
+    await store.forget([gone])
+    assert tuple(await store.load()) == (kept,)

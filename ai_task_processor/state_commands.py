@@ -1,4 +1,4 @@
-"""What an operator does with the journal: look at rows, and send them again."""
+"""What an operator does with the state: look at rows and spaces, send rows again, forget spaces."""
 
 import asyncio
 import json
@@ -14,7 +14,10 @@ from rich.table import Table
 from ai_task_processor.domain.errors import TaskProcessorError
 from ai_task_processor.journal.operator import OperatorJournal, Row
 from ai_task_processor.journal.state import State
-from ai_task_processor.storage.engine import open_storage
+from ai_task_processor.providers.models import canonical
+from ai_task_processor.providers.space_store import SqlSpaceStore
+from ai_task_processor.providers.spaces import Sighting
+from ai_task_processor.storage.engine import Storage, open_storage
 
 T = TypeVar("T")
 
@@ -59,10 +62,38 @@ def export_rows(url: str, *, texts: bool) -> None:
     _with_journal(url, export)
 
 
+def list_spaces(url: str, *, as_json: bool) -> None:
+    """Print which model of which provider has answered for which name."""
+    sightings = sorted(_with_storage(url, lambda storage: SqlSpaceStore(storage).load()), key=lambda one: one.name)
+    if as_json:
+        _print_json([asdict(sighting) for sighting in sightings])
+    else:
+        _print_spaces(sightings)
+
+
+def forget_spaces(url: str, model: str) -> None:
+    """Drop what is known of a model, under the name that tasks give it and under its own; print how much that was."""
+
+    async def forget(storage: Storage) -> int:
+        store = SqlSpaceStore(storage)
+        meant = [one for one in await store.load() if canonical(model) in {one.name, canonical(one.space.model)}]
+        await store.forget(meant)
+        return len(meant)
+
+    count = _with_storage(url, forget)
+    Console().print(
+        f"{count} {'space' if count == 1 else 'spaces'} forgotten; a daemon that runs knows them until its restart"
+    )
+
+
 def _with_journal(url: str, use: Callable[[OperatorJournal], Awaitable[T]]) -> T:
+    return _with_storage(url, lambda storage: use(OperatorJournal(storage)))
+
+
+def _with_storage(url: str, use: Callable[[Storage], Awaitable[T]]) -> T:
     async def run() -> T:
         async with open_storage(url, exclusive=False) as storage:
-            return await use(OperatorJournal(storage))
+            return await use(storage)
 
     return asyncio.run(run())
 
@@ -79,6 +110,17 @@ def _print_table(rows: Sequence[Row]) -> None:
         tries = str(row.attempts + row.deliveries)
         why = row.reason or row.error or ""
         table.add_row(row.id, row.type, row.state, _moment(row.accepted_at), tries, _moment(row.not_before), why)
+    Console().print(table)
+
+
+def _print_spaces(sightings: Sequence[Sighting]) -> None:
+    table = Table(title="Embedding spaces")
+    for heading in ("tasks name", "ask for", "provider", "model", "dimensions", "vectors", "last seen"):
+        table.add_column(heading, overflow="fold")
+    for one in sightings:
+        space = one.space
+        facts = (space.provider, space.model, str(space.dimensions), f"{one.count:,}", _moment(one.last_seen))
+        table.add_row(one.name, str(one.asked or ""), *facts)
     Console().print(table)
 
 
