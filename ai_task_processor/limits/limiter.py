@@ -46,7 +46,8 @@ class Limiter:
     the store, the ledger in it decides, read and written in one transaction, and the memory is a reading of it that
     :meth:`take`, :meth:`refund`, :meth:`settle` and :meth:`refresh` renew.
 
-    A booking is in the store before :meth:`take` returns; takes run one after the other. Whatever goes wrong on the
+    A booking is in the store before :meth:`take` returns; takes run one after the other. What a settlement gives back
+    is in the store with the change after it. Whatever goes wrong on the
     way, what is counted is never less than what was admitted. A take that is cancelled in the middle stays booked; the
     task that was cancelled may still refund it, where it is certain that it was booked.
 
@@ -65,6 +66,7 @@ class Limiter:
         self._lock = asyncio.Lock()
         self._bookings: WeakKeyDictionary[asyncio.Task[object], _Booking] = WeakKeyDictionary()
         self._told: dict[str, float] = {}
+        self._unsaved: set[_Place] = set()
         self._pace = 0.0
 
     @classmethod
@@ -131,7 +133,7 @@ class Limiter:
             booking = self._bookings.get(_current_task())
             if booking is not None:
                 back, over = booking.left.above(actual), actual.above(booking.left)
-                await self._correct(booking, back=back, over=over)
+                await self._correct(booking, back=back, over=over, hurry=self._counts(over))
                 self._tell_of_closings()
 
     async def refresh(self) -> None:
@@ -220,10 +222,20 @@ class Limiter:
                 return
             ahead = 2 * self._pace
 
-    async def _correct(self, booking: _Booking, *, back: Amount, over: Amount = _NOTHING) -> None:
-        if self._counts(back) or self._counts(over):
-            booking.left = booking.left.above(back)
+    async def _correct(self, booking: _Booking, *, back: Amount, over: Amount = _NOTHING, hurry: bool = True) -> None:
+        """Count less or more; without ``hurry`` what is given back may wait for the next change of the store.
+
+        Until then a restart would find more counted than was used, never less.
+        """
+        if not self._counts(back) and not self._counts(over):
+            return
+        booking.left = booking.left.above(back)
+        if hurry or self._line.shared:
             await self._change(partial(self._corrected, booking, back, over))
+        else:
+            self._advance()
+            self._give_back(booking.places(), back)
+            self._unsaved.update(booking.places())
 
     async def _change(self, decide: Decide) -> None:
         self._line.ask()
@@ -270,7 +282,8 @@ class Limiter:
             self._tallies[key].remove(end, amount.of(KEYS[key][0]))
 
     def _entry(self, places: Iterable[_Place]) -> Entry:
-        held = ((name, end, self._tallies[name].held(end)) for name, end in places)
+        held = ((name, end, self._tallies[name].held(end)) for name, end in {*places, *self._unsaved})
+        self._unsaved.clear()
         buckets = tuple(Bucket(name, end, count) for name, end, count in held if count is not None)
         return Entry(self._line.reading(), buckets, self._forgotten())
 

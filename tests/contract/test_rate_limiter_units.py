@@ -15,7 +15,7 @@ from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import RateLimited
 from ai_task_processor.domain.events import Event, LimitReached
 from ai_task_processor.domain.ports import RateLimiter
-from ai_task_processor.limits.ledger import LimitStore
+from ai_task_processor.limits.ledger import Decide, LimitStore
 from ai_task_processor.limits.limiter import Limiter
 from ai_task_processor.limits.store import MemoryLimitStore, SharedLimitStore, SqlLimitStore
 from ai_task_processor.limits.windows import KEYS, LENGTHS, Strategy, period_of
@@ -25,6 +25,18 @@ from tests.fakes.time import BEGINNING, ManualClock
 
 UTC = ZoneInfo("UTC")
 MINUTE = BEGINNING - BEGINNING % 60 + 60
+
+
+class Counting(MemoryLimitStore):
+    """A store that counts its changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes = 0
+
+    async def change(self, decide: Decide) -> None:
+        self.changes += 1
+        await super().change(decide)
 
 
 @contextlib.asynccontextmanager
@@ -122,7 +134,22 @@ async def test_what_was_not_used_is_given_back(store: LimitStore, clock: ManualC
     await limiter.settle(Amount(2, 30, 15))
     assert used(limiter) == {"minute": 2, "tokens_per_minute": 30, "cost_per_minute": 15}
     await limiter.settle(Amount(2, 30, 15))
+    clock.advance(5)
+    await limiter.take(Amount(1, 1, 1))
     assert used(limiter) == used(await opened(store, clock, limits))
+    assert used(limiter) == {"minute": 3, "tokens_per_minute": 31, "cost_per_minute": 16}
+
+
+async def test_what_is_given_back_waits_for_the_next_change_of_a_store_of_our_own(clock: ManualClock) -> None:
+    store = Counting()
+    limits = {"tokens_per_minute": 100}
+    limiter = await opened(store, clock, limits)
+    await limiter.take(Amount(1, 80))
+    await limiter.settle(Amount(1, 30))
+    assert store.changes == 2  # the first is the look at the opening
+    assert used(await opened(store, clock, limits)) == {"tokens_per_minute": 80}
+    await limiter.take(Amount(1, 1))
+    assert used(await opened(store, clock, limits)) == {"tokens_per_minute": 31}
 
 
 async def test_what_was_used_beyond_the_estimate_counts_on_top(store: LimitStore, clock: ManualClock) -> None:
@@ -141,20 +168,13 @@ async def test_what_was_used_beyond_the_estimate_counts_on_top(store: LimitStore
 
 
 async def test_an_exact_estimate_is_settled_without_a_word_to_the_store(clock: ManualClock) -> None:
-    class Counting(MemoryLimitStore):
-        changes = 0
-
-        async def change(self, decide) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-            self.changes += 1
-            await super().change(decide)
-
     store = Counting()
     limiter = await opened(store, clock, {"minute": 9, "tokens_per_minute": 100})
     await limiter.take(Amount(1, 40, 7))
     before = store.changes
     await limiter.settle(Amount(1, 40, 9))
     assert store.changes == before
-    await limiter.settle(Amount(1, 39))
+    await limiter.settle(Amount(1, 41))
     assert store.changes == before + 1
 
 
