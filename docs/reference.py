@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -84,7 +85,7 @@ def _values(field: FieldInfo) -> str:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     if kind is bool:
         return "`true`, `false`"
-    if kind in {int, float}:
+    if kind in {int, float, Decimal}:
         bounds = [
             f"{sign} {getattr(limit, bound):g}"
             for limit in field.metadata
@@ -92,7 +93,7 @@ def _values(field: FieldInfo) -> str:
             if hasattr(limit, bound)
         ]
         return " ".join(["whole number" if kind is int else "number", ", ".join(bounds)])
-    return "list" if get_origin(kind) is tuple else "text"
+    return {tuple: "list", Mapping: "JSON object"}.get(get_origin(kind), "text")
 
 
 # --- Metrics ----------------------------------------------------------------------------------------------------------
