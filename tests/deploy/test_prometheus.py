@@ -114,6 +114,8 @@ def hybrid(ollama: OllamaServer, openai: OpenAIServer) -> dict[str, object]:
         "circuit_breaker_threshold": 2,
         "max_retries": 1,
         "rate_limit_per_day": 1_000_000,
+        "token_limit_per_day": 1_000_000_000,
+        "cost_limit_per_day": 1_000,
     }
 
 
