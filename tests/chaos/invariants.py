@@ -4,6 +4,7 @@ import json
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tests.chaos.offers import Offer, Payment
@@ -74,9 +75,10 @@ def given_up(records: Records) -> Iterator[str]:
 def needless_patches(records: Records) -> Iterator[str]:
     """No PATCH is repeated after it was acknowledged, unless the process died before it can have noted that."""
     for task_id, patches in _by_life_of_task(records):
-        for patch in patches[:-1]:
+        for patch, repeated in pairwise(patches):
             if patch.acknowledged_at is not None and not _uncommitted(records, patch.at, patch.acknowledged_at):
-                yield f"{task_id}: sent again although it had been acknowledged"
+                times = f"sent {patch.at:.2f}, acknowledged {patch.acknowledged_at:.2f}, sent again {repeated.at:.2f}"
+                yield f"{task_id}: sent again although it had been acknowledged ({times})"
                 break
 
 

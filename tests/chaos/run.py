@@ -27,7 +27,7 @@ FEED = 4.5
 MOST_PENDING = 80
 """Pending tasks at the Task API above which no new ones come: a slow machine gets less to do."""
 
-FIRST_LIMIT, LIMIT_GROWTH = 12, 8
+FIRST_LIMIT, LIMIT_GROWTH = 12, 5
 """RATE_LIMIT_PER_MINUTE of the first process, and how much it grows with each second of the first minute: so it binds
 now and then from the beginning, and never for long."""
 
