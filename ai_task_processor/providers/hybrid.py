@@ -70,7 +70,7 @@ class Hybrid:
                 raise  # to be split: the others can be done
             raise away from error  # what the substitute cannot do, the primary perhaps can
         except NotNow as error:
-            raise _earlier(away, error) from away
+            raise _more_telling(away, error) from away
         self._observer(FellBack(model=model, fallback_model=self._fallback_model, inputs=len(texts), reason=str(away)))
         return answer
 
@@ -81,5 +81,8 @@ def _asked_for(model: str, wanted: int) -> int | None:
     return None if facts and facts.dimensions == wanted else wanted
 
 
-def _earlier(away: Away, error: NotNow) -> NotNow:
-    return away if isinstance(away, NotNow) and away.until < error.until else error
+def _more_telling(away: Away, error: NotNow) -> Away | NotNow:
+    """What says that the inputs are at fault; else what waits less long."""
+    if isinstance(away, ProviderUnavailable):
+        return away if away.own_fault else error
+    return away if away.until < error.until else error

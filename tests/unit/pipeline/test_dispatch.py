@@ -10,6 +10,7 @@ from ai_task_processor.domain.errors import (
     ProviderRejected,
     ProviderThrottled,
     ProviderUnavailable,
+    RateLimited,
     TaskApiUnavailable,
 )
 from ai_task_processor.domain.events import BatchCrashed, BatchSettled, BatchSplit, ClaimLost, TaskSettled
@@ -267,3 +268,70 @@ async def test_while_a_kind_cannot_be_done_no_more_of_it_is_claimed_and_others_a
     house.clock.advance(rest)
     await house.drain()
     assert len(await house.outcomes()) == 50
+
+
+async def test_a_neighbour_of_what_keeps_failing_is_not_failed_however_few_attempts_there_are() -> None:
+    def spoilt(ids: Sequence[str]) -> None:
+        if "t3" in ids:
+            raise ProviderUnavailable("internal error", own_fault=True)
+
+    house = House(Echo(spoilt), max_attempts=1)
+    await house.hold(*numbered(8))
+    await house.drain()
+    outcomes = await house.outcomes()
+    assert isinstance(outcomes.pop("t3"), Failed)
+    assert len(outcomes) == 7
+    assert all(isinstance(outcome, Succeeded) for outcome in outcomes.values())
+
+
+async def test_also_what_fails_by_itself_waits_as_long_as_the_provider_wishes() -> None:
+    def busy(_: Sequence[str]) -> None:
+        raise ProviderUnavailable("busy", own_fault=True, retry_after=77)
+
+    house = House(Echo(busy))
+    await house.hold(*numbered(1))
+    await house.dispatch.step()
+    assert await house.dispatch.step() == pytest.approx(77)
+
+
+async def test_a_refused_batch_whose_halves_must_wait_is_not_joined_again() -> None:
+    """Or a limit that has room for one batch at a time would let one refused input stop everything for ever."""
+    asked = 0
+
+    def refuse_or_wait(ids: Sequence[str]) -> None:
+        nonlocal asked
+        asked += 1
+        if asked % 2 == 0:
+            raise RateLimited("no room", until=house.clock.now() + 60)
+        if "t5" in ids:
+            raise ProviderRejected("refused")
+
+    house = House(Echo(refuse_or_wait))
+    await house.hold(*numbered(8))
+    await house.drain()
+    outcomes = await house.outcomes()
+    assert outcomes.pop("t5") == Failed("refused")
+    assert all(isinstance(outcome, Succeeded) for outcome in outcomes.values())
+    assert len(outcomes) == 7
+
+
+async def test_a_task_api_that_wishes_to_wait_hears_no_announcement_before() -> None:
+    house = House(Echo(), announce=True)
+    house.reporter.answers = {"t0": [TaskApiUnavailable("busy", retry_after=600)]}
+    await house.hold(*numbered(3))
+    began = house.clock.now()
+    await house.dispatch.step()
+    assert house.reporter.announced == ["t0"]
+    await house.drain()
+    assert house.clock.now() == pytest.approx(began + 600)
+    assert len(await house.outcomes()) == 3
+
+
+async def test_a_task_api_that_fails_every_announcement_hears_fewer_and_fewer() -> None:
+    house = House(Echo(), announce=True)
+    house.reporter.answers = {f"t{number}": [TaskApiUnavailable("500")] * 1_000 for number in range(50)}
+    await house.hold(*numbered(50))
+    began = house.clock.now()
+    while house.clock.now() < began + 3_600:
+        house.clock.advance(max(1.0, await house.dispatch.step()))
+    assert 60 <= len(house.reporter.announced) <= 140

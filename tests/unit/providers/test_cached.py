@@ -405,3 +405,18 @@ def test_it_is_known_by_the_name_and_serves_what_the_one_within_does() -> None:
     provider = ScriptedProvider(name="ollama", serves=lambda model: model == MODEL)
     cached = Cached(provider, MemoryCacheStore(1), observer=Recorder())
     assert (cached.name, cached.serves(MODEL), cached.serves("other")) == ("ollama", True, False)
+
+
+@virtual_time
+async def test_what_a_call_has_paid_for_before_it_failed_is_not_asked_again_even_where_nothing_is_kept() -> None:
+    house = House(slow_and_down, None, DOWN, store=MemoryCacheStore(0))
+    leader = house.asking("shared")
+    await asyncio.sleep(1)
+    with pytest.raises(ProviderUnavailable):
+        await house.ask("own", "shared")  # "own" is answered; "shared" fails with the leader, then by itself
+    with pytest.raises(ProviderUnavailable):
+        await leader
+    assert right(await house.ask("own", "shared"), "own", "shared")
+    assert house.sent() == [("shared",), ("own",), ("shared",), ("shared",)]
+    assert right(await house.ask("own"), "own")
+    assert house.sent()[-1] == ("own",)  # handed out once, then forgotten as it was to be

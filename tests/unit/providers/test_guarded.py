@@ -379,3 +379,23 @@ async def test_no_more_requests_at_once_than_the_ceiling() -> None:
     await asyncio.gather(*(house.ask(str(number)) for number in range(10)))
     assert most == 3
     assert house.clock.monotonic() == pytest.approx(4.0)
+
+
+@virtual_time
+async def test_inputs_found_at_fault_stay_so_when_a_limit_leaves_no_room_to_try_again() -> None:
+    house = House(attempts=3, room=2)
+    house.provider.rule = poisoned
+    with pytest.raises(ProviderUnavailable) as caught:
+        await house.ask("poison")
+    assert caught.value.own_fault
+    assert house.limiter.booked == 2
+
+
+@virtual_time
+async def test_inputs_found_at_fault_stay_so_when_a_limit_leaves_no_room_to_find_out_again() -> None:
+    house = House(attempts=2, room=3)
+    house.provider.rule = poisoned
+    with pytest.raises(ProviderUnavailable) as caught:
+        await house.ask("poison")
+    assert caught.value.own_fault
+    assert house.canaries() == 1

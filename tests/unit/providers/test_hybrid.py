@@ -174,3 +174,9 @@ def test_it_serves_what_either_serves() -> None:
     assert house.hybrid.serves("text-embedding-3-large")
     picky = Hybrid(house.ollama, house.ollama, fallback_model=None, observer=house.told)
     assert not picky.serves("text-embedding-3-large")
+
+
+async def test_inputs_at_fault_stay_so_when_the_second_cannot_now() -> None:
+    at_fault = ProviderUnavailable("500", own_fault=True)
+    house = House(at_fault, fallback=(RateLimited("no room", until=50),))
+    assert await house.error() is at_fault
