@@ -14,11 +14,11 @@ from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import JournalError, RateLimited
 from ai_task_processor.domain.events import Event, LimitReached
 from ai_task_processor.domain.ports import RateLimiter
-from ai_task_processor.limits.ledger import Decide, Ledger, LimitStore
+from ai_task_processor.limits.ledger import Decide, Entry, Ledger, LimitStore
 from ai_task_processor.limits.limiter import Limiter
-from ai_task_processor.limits.store import MemoryLimitStore, SqlLimitStore
+from ai_task_processor.limits.store import MemoryLimitStore, SharedLimitStore, SqlLimitStore
 from ai_task_processor.limits.windows import BUCKETS, LENGTHS, READING_ERROR, Strategy, WindowName, period_of
-from ai_task_processor.storage.engine import open_storage
+from ai_task_processor.storage.engine import is_postgres, open_storage
 from tests.fakes.limits import SECONDS, Caller, Inline, Machine
 from tests.fakes.time import BEGINNING, LoopClock, ManualClock, virtual_time
 
@@ -27,13 +27,30 @@ UTC = ZoneInfo("UTC")
 MINUTE = BEGINNING - BEGINNING % 60 + 60
 
 
-@pytest.fixture(params=["memory", "sql"])
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[LimitStore]:
-    if request.param == "memory":
+@pytest.fixture(params=["memory", "sql", "shared", "postgresql"])
+def place(request: pytest.FixtureRequest) -> str:
+    """Where the ledger is; the URL of a database for the last two, whose clock is the test's."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    return str(request.param)
+
+
+alone = pytest.mark.parametrize("place", ["memory", "sql"], indirect=True)
+"""For what is said of the process's own clocks; replicas go by the database's."""
+
+
+quick = pytest.mark.parametrize("place", ["memory", "sql", "shared"], indirect=True)
+"""For what takes a thousand bookings."""
+
+
+@pytest.fixture
+async def store(place: str, clock: ManualClock) -> AsyncIterator[LimitStore]:
+    if place == "memory":
         yield MemoryLimitStore()
-    else:
-        async with open_storage("sqlite://", executor=Inline()) as storage:
-            yield SqlLimitStore(storage)
+        return
+    url = place if is_postgres(place) else "sqlite://"
+    async with open_storage(url, executor=Inline()) as storage:
+        yield SqlLimitStore(storage) if place == "sql" else SharedLimitStore(storage, time=lambda _: clock.now())
 
 
 @pytest.fixture
@@ -82,6 +99,10 @@ class Watched:
         return await self.inner.load()
 
     async def change(self, decide: Decide) -> None:
+        if isinstance(self.inner, SharedLimitStore):
+            await self.on_save()
+            await self.inner.change(lambda ledger: self._counted(decide(ledger)))
+            return
         entry = decide(None)
         if entry is not None:
             self.saves += 1
@@ -90,6 +111,10 @@ class Watched:
 
     async def replace(self, ledger: Ledger) -> None:
         await self.inner.replace(ledger)
+
+    def _counted(self, entry: Entry | None) -> Entry | None:
+        self.saves += entry is not None
+        return entry
 
 
 class Untouchable:
@@ -244,10 +269,12 @@ async def test_each_task_gives_back_its_own_booking(store: LimitStore, clock: Ma
 
     async def early() -> None:
         await limiter.take(tasks(4))
+        begun.set()
         await asyncio.Event().wait()
 
+    begun = asyncio.Event()
     first = asyncio.create_task(early())
-    await asyncio.sleep(0.01)
+    await begun.wait()
     clock.advance(30)
     await limiter.take(tasks(6))
     await limiter.refund(tasks(6))
@@ -289,6 +316,7 @@ async def test_a_window_that_closes_late_and_again_early_is_told_of_twice(
     assert [event.until for event in seen if isinstance(event, LimitReached)] == [MINUTE + 60, MINUTE + 120]
 
 
+@quick
 async def test_a_window_in_steady_use_is_not_told_of_at_every_breath(store: LimitStore, clock: ManualClock) -> None:
     seen: list[Event] = []
     limiter = await opened(store, clock, seen, minute=60)
@@ -340,8 +368,9 @@ async def test_a_store_that_fails_books_nothing(store: LimitStore, clock: Manual
         if broken:
             raise JournalError("the disk is full")
 
-    broken = True
+    broken = False
     limiter = await opened(Watched(store, fail), clock, minute=10)
+    broken = True
     with pytest.raises(JournalError):
         await limiter.take(tasks(4))
     assert used(limiter) == {"minute": 0}
@@ -415,6 +444,7 @@ async def test_calendar_windows_of_another_time_zone_count_what_overlaps(store: 
     assert elsewhere.usage()["day"].reset_at == period_of("day", MINUTE, ZoneInfo("America/New_York"))[1]
 
 
+@quick
 async def test_what_is_kept_stays_bounded(store: LimitStore, clock: ManualClock) -> None:
     limiter = await opened(store, clock, minute=10**6, hour=10**6)
     for _ in range(1_000):
@@ -428,6 +458,7 @@ async def test_what_is_kept_stays_bounded(store: LimitStore, clock: ManualClock)
 
 @pytest.mark.parametrize("jump", [-3_600.0, 3_600.0, 90.0, -90.0])
 @pytest.mark.parametrize("strategy", ["rolling", "fixed"])
+@alone
 async def test_a_jump_of_the_clock_over_a_restart(store: LimitStore, jump: float, strategy: Strategy) -> None:
     """The same run of the machine: its monotonic clock tells what really passed, except to the calendar."""
     machine = Machine(MINUTE)
@@ -441,6 +472,7 @@ async def test_a_jump_of_the_clock_over_a_restart(store: LimitStore, jump: float
     assert limiter.headroom().tasks == 10
 
 
+@alone
 async def test_after_a_restart_of_the_machine_the_wall_clock_is_believed(store: LimitStore) -> None:
     machine = Machine(MINUTE, monotonic=5_000)
     await (await opened(store, machine.clock(), boot="one", minute=10)).take(tasks(10))
@@ -451,6 +483,7 @@ async def test_after_a_restart_of_the_machine_the_wall_clock_is_believed(store: 
     assert limiter.headroom().tasks == 10
 
 
+@alone
 async def test_a_wall_clock_that_was_set_back_meanwhile_counts_as_no_time(store: LimitStore) -> None:
     machine = Machine(MINUTE)
     await (await opened(store, machine.clock(), minute=10)).take(tasks(10))
@@ -600,5 +633,4 @@ class FixedLimiterMachine(LimiterMachine):
 
 TestRolling = LimiterMachine.TestCase
 TestFixed = FixedLimiterMachine.TestCase
-for case in (TestRolling, TestFixed):
-    case.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRolling.settings = TestFixed.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

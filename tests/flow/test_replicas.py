@@ -23,12 +23,12 @@ LANES = 5
 LIMIT = TASKS * 9 // 10
 PATIENCE = 60 + TASKS / 50
 
-STARTED, SETTLED, CALLED, FETCHED = (
-    "Processing text embedding",
-    "Task processing completed",
-    "Provider request",
-    "Task API",
-)
+STARTED, SETTLED = "Processing text embedding task", "Task processing completed"
+CALLED, FETCHED = "Provider request", "Task API request"
+LOST = "State database cannot be used, tried again"
+
+WAITING = "SELECT coalesce(string_agg(id, ' '), '') FROM tasks WHERE state = 'due' AND not_before > 0"
+UNFINISHED = "SELECT string_agg(state || ': ' || coalesce(reason, ''), '; ') FROM tasks WHERE state <> 'reported'"
 
 
 @pytest.fixture(scope="module")
