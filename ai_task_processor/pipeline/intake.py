@@ -102,7 +102,7 @@ class Intake:
         self._more = False
         self._limit_ignored = False
         self._left_alone = 0
-        self._largest_limit = sys.maxsize  # halved while the API refuses what we ask for: some cap the limit
+        self._granted, self._refused = 0, sys.maxsize  # limits: the largest that was answered, the least that was not
         self._failures = 0
 
     def poll_now(self) -> None:
@@ -154,16 +154,29 @@ class Intake:
         return self._rest
 
     async def _poll(self, room: Room, backlog: Backlog) -> float:
-        limit = min(room.ask + backlog.listed_again + self._left_alone, self._largest_limit)
+        limit = min(room.ask + backlog.listed_again + self._left_alone, self._cap)
         mark = await self._journal.mark()
         try:
             page = await self._source.fetch(limit)
         except (TaskApiError, NotNow) as error:
             if isinstance(error, TaskApiRejected):
-                self._largest_limit = max(1, limit // 2)
+                self._learn_refusal(limit)
             return self._after_failure(error)
         accepted = await self._accept(page, room.keep, mark)
         return self._after_page(page, limit, accepted)
+
+    @property
+    def _cap(self) -> int:
+        """What to ask for at most, where the API refuses limits that are too large: half-way to the least of those.
+
+        It is to grow again, for what is listed on every poll could fill the pages of a limit that was halved for good.
+        """
+        return sys.maxsize if self._refused == sys.maxsize else max(1, (self._granted + self._refused) // 2)
+
+    def _learn_refusal(self, limit: int) -> None:
+        self._refused = limit
+        if self._granted >= limit:
+            self._granted = 0
 
     async def _accept(self, page: Page, room: int, mark: int) -> int:
         """Offer the page's tasks to the journal, most urgent first, until ``room`` of them were new."""
@@ -192,6 +205,7 @@ class Intake:
         grown = left_alone > self._left_alone
         self._left_alone = left_alone
         self._failures = 0
+        self._granted = max(self._granted, limit)
         self._limit_ignored = page.listed > limit
         self._more = page.listed >= limit and (accepted > 0 or grown)
         self._observer(Polled(listed=page.listed, accepted=accepted, left_alone=left_alone))

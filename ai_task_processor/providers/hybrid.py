@@ -69,6 +69,9 @@ class Hybrid:
             if not error.every_input and len(texts) > 1:
                 raise  # to be split: the others can be done
             raise away from error  # what the substitute cannot do, the primary perhaps can
+        except ProviderUnavailable as error:
+            error.own_fault = error.own_fault or _at_fault(away)
+            raise
         except NotNow as error:
             raise _more_telling(away, error) from away
         self._observer(FellBack(model=model, fallback_model=self._fallback_model, inputs=len(texts), reason=str(away)))
@@ -86,3 +89,8 @@ def _more_telling(away: Away, error: NotNow) -> Away | NotNow:
     if isinstance(away, ProviderUnavailable):
         return away if away.own_fault else error
     return away if away.until < error.until else error
+
+
+def _at_fault(away: Away) -> bool:
+    """Whether the first serves others meanwhile: then its failure counts, whatever becomes of the second."""
+    return isinstance(away, ProviderUnavailable) and away.own_fault

@@ -271,10 +271,10 @@ class _Simulation:
     async def _at_rest(self, work: "asyncio.Task[None]") -> None:
         """Wait until nothing is left to do, and a while longer, in which nothing may happen."""
         deadline = self._scenario.healed + PATIENCE
-        while not work.done() and self._loop.time() < deadline:
+        looks = 0  # at which all was done: at one alone a page may still be on its way
+        while not work.done() and looks < 2 and self._loop.time() < deadline:
             await asyncio.sleep(GLANCE)
-            if self._loop.time() > self._scenario.healed and self._server.is_at_rest() and _idle(await self._backlog()):
-                break
+            looks = looks + 1 if await self._all_done() else 0
         if work.done():
             return
         await asyncio.sleep(2 * self._scenario.api.lag)
@@ -282,6 +282,10 @@ class _Simulation:
         await asyncio.sleep(3 * self._settings.polling_interval_seconds)
         if len(self._ledger.sent) != sent:
             self._ledger.violated("something was sent to a provider after everything was done")
+
+    async def _all_done(self) -> bool:
+        healed = self._loop.time() > self._scenario.healed
+        return healed and self._server.is_at_rest() and _idle(await self._backlog())
 
     async def _backlog(self) -> Backlog:
         assert self._state is not None

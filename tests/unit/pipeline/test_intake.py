@@ -194,11 +194,24 @@ async def test_a_full_house_is_not_filled_further() -> None:
     assert (await house.journal.backlog()).ready == 200
 
 
-async def test_a_limit_that_the_api_refuses_is_halved_until_it_is_taken() -> None:
+async def test_a_limit_that_the_api_refuses_is_halved_until_it_is_taken_then_the_largest_is_found() -> None:
     house = House(TaskApiRejected("limit must not be greater than 3"), TaskApiRejected("the same"), tasks(2), tasks(4))
     await house.polls(4)
-    assert house.source.limits == [10, 5, 2, 2]
+    assert house.source.limits == [10, 5, 2, 3]
     assert (await house.journal.backlog()).ready == 4
+
+
+async def test_a_limit_approaches_the_largest_that_the_api_takes() -> None:
+    refusal = TaskApiRejected("limit must not be greater than 5")
+    house = House(refusal, tasks(5), refusal, refusal, tasks(2))
+    await house.polls(5)
+    assert house.source.limits == [10, 5, 7, 6, 5]
+
+
+async def test_a_limit_that_is_refused_although_it_was_granted_once_is_looked_for_anew() -> None:
+    house = House(TaskApiRejected("too much"), tasks(5), *[TaskApiRejected("now less")] * 4)
+    await house.polls(6)
+    assert house.source.limits == [10, 5, 7, 6, 5, 2]
 
 
 async def test_a_task_that_a_processor_stumbles_over_is_accepted_like_any_other() -> None:

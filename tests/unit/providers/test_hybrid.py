@@ -180,3 +180,10 @@ async def test_inputs_at_fault_stay_so_when_the_second_cannot_now() -> None:
     at_fault = ProviderUnavailable("500", own_fault=True)
     house = House(at_fault, fallback=(RateLimited("no room", until=50),))
     assert await house.error() is at_fault
+
+
+async def test_inputs_at_fault_stay_so_when_the_second_is_down() -> None:
+    house = House(ProviderUnavailable("500", own_fault=True), fallback=(ProviderUnavailable("down"),))
+    error = await house.error()
+    assert isinstance(error, ProviderUnavailable)
+    assert error.own_fault
