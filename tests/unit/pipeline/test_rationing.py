@@ -1,4 +1,5 @@
 import itertools
+import random
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -7,12 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_task_processor.domain.amount import UNLIMITED, USD, Amount
+from ai_task_processor.domain.outcome import Failed
 from ai_task_processor.domain.ports import WindowUsage
+from ai_task_processor.domain.task import Task
 from ai_task_processor.domain.work import Rejection, Work
+from ai_task_processor.journal.memory import MemoryJournal
 from ai_task_processor.pipeline.batching import batches, fitting
+from ai_task_processor.pipeline.dispatch import Dispatch, DispatchSettings
 from ai_task_processor.pipeline.planning import Defect
 from ai_task_processor.pipeline.rationing import Planned, Rations
-from tests.fakes.flow import OneWindow, task
+from tests.fakes.flow import Echo, OneWindow, Recorder, ScriptedReporter, task
+from tests.fakes.time import ManualClock
 
 amounts = st.builds(Amount, st.integers(0, 5), st.integers(0, 50), st.integers(0, 50))
 
@@ -106,6 +112,42 @@ def test_batches_keep_to_tokens_and_count_and_lose_nothing(sizes: list[int], siz
     for batch in made:
         assert len(batch.works) == 1 or sum(work.size for work in batch.works) <= tokens
         assert len(batch.works) <= size
+
+
+class Sized(Echo):
+    """A processor for whose tasks the content says how many tokens they have."""
+
+    def plan(self, task: Task) -> Work | Rejection:
+        return Work(task, "m", None, size=int(str(task.content)))
+
+
+async def test_dispatch_gives_back_what_does_not_fit_and_announces_only_the_rest() -> None:
+    limiter, journal, echo, reporter = Tokens(left=60), MemoryJournal(ManualClock()), Sized(), ScriptedReporter()
+    dispatch = Dispatch(
+        DispatchSettings(batch_size=8, max_attempts=3, announce=True),
+        journal=journal,
+        processors={"echo": echo},
+        limiter=limiter,
+        reporter=reporter,
+        clock=ManualClock(0.0),
+        observer=Recorder(),
+        randomness=random.Random(1),
+    )
+    sizes = {"a": 40, "b": 30, "c": 10, "never": 101}
+    held = [task(name, content=str(size), created_at=float(at)) for at, (name, size) in enumerate(sizes.items())]
+    await journal.accept(held, await journal.mark())
+    assert await dispatch.step() == 0
+    assert (echo.performed, reporter.announced) == ([("a",)], ["a"])
+    limiter.left = 20
+    assert await dispatch.step() == 0  # looks, and learns that b must wait
+    assert await dispatch.step() == 40
+    assert (await journal.backlog()).ready == 3
+    limiter.left = 100
+    assert await dispatch.step() == 0
+    assert echo.performed[1:] == [("b", "c")]
+    outcomes = {entry.task_id: entry.outcome for entry in await journal.unreported(9)}
+    assert [name for name, outcome in outcomes.items() if isinstance(outcome, Failed)] == ["never"]
+    assert len(outcomes) == 4
 
 
 def test_a_dollar_is_told_as_one() -> None:
