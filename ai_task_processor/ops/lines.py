@@ -103,7 +103,7 @@ class LogObserver:
         ending = ENDINGS.get(type(event))
         if ending and ending.when(event):
             self._tell_end(ending, event)
-        if type(event) in ONLY_DEBUG and not self._logger.is_enabled_for(DEBUG):
+        if _is_only_debug(event) and not self._logger.is_enabled_for(DEBUG):
             return
         for line in lines(event):
             self._tell(line, event)
@@ -254,6 +254,10 @@ SPECIAL: Mapping[type[Event], Callable[..., Iterator[Line]]] = {
 
 ONLY_DEBUG = frozenset(kind for kind, (level, _) in PLAIN.items() if level == DEBUG) | {TaskStarted}
 """Events, several for each task, that need not even be put into words above DEBUG."""
+
+
+def _is_only_debug(event: Event) -> bool:
+    return type(event) in ONLY_DEBUG or (isinstance(event, TaskSettled) and event.status != "failed")
 
 
 # --- What repeats itself ----------------------------------------------------------------------------------------------

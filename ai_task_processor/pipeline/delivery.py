@@ -14,6 +14,10 @@ from ai_task_processor.domain.ports import Entry, Journal, Observer, Receipt, Re
 CHUNK = 64
 """Outcomes taken from the journal at once."""
 
+COMPANY = CHUNK // 2
+LINGER = 0.02
+"""Acknowledgements written down together where more are on their way, and seconds until fewer are written down too."""
+
 FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 900.0
 """Seconds until an outcome that was not taken is sent again: doubled with each failure, between these bounds."""
@@ -46,6 +50,8 @@ class Delivery:
         self._next_at: float | None = None  # when there will be more, as of that look
         self._acknowledged: list[tuple[Entry, Receipt]] = []
         self._acknowledging = asyncio.Lock()
+        self._enough = asyncio.Event()
+        self._sending = 0
         self._halted = False
         self._halted_until = -math.inf
         self._probing = False
@@ -98,7 +104,7 @@ class Delivery:
 
     async def _deliver(self, entry: Entry) -> None:
         try:
-            receipt = await self._reporter.report(entry)
+            receipt = await self._report(entry)
         except TaskApiRejected as error:
             await self._park(entry, str(error))
         except TaskApiUnavailable as error:
@@ -115,23 +121,46 @@ class Delivery:
             self._halted = False
             await self._acknowledge(entry, receipt)
 
+    async def _report(self, entry: Entry) -> Receipt:
+        self._sending += 1
+        try:
+            return await self._reporter.report(entry)
+        finally:
+            self._sending -= 1
+            if not self._sending:
+                self._enough.set()
+
     async def _acknowledge(self, entry: Entry, receipt: Receipt) -> None:
         """Have it written down that the entry is reported.
 
         One lane writes for all, while the others deliver on; they wait for it where it does not keep up.
         """
         self._acknowledged.append((entry, receipt))
+        if len(self._acknowledged) >= COMPANY:
+            self._enough.set()
         if not self._acknowledging.locked() or len(self._acknowledged) >= CHUNK:
             async with self._acknowledging:
                 await self._write_down()
 
     async def _write_down(self) -> None:
         while self._acknowledged:
+            await self._wait_for_company()
             reported, self._acknowledged = self._acknowledged, []
             await self._journal.mark_reported([entry.task_id for entry, _ in reported])
             now = self._clock.now()
             for entry, receipt in reported:
                 self._observer(_reported(entry, receipt, now))
+
+    async def _wait_for_company(self) -> None:
+        """A transaction for each would cost more than its PATCH; while others are being sent, more will come."""
+        if not self._sending or len(self._acknowledged) >= COMPANY:
+            return
+        self._enough.clear()
+        try:
+            async with asyncio.timeout(LINGER):
+                await self._enough.wait()
+        except TimeoutError:
+            return
 
     async def _park(self, entry: Entry, reason: str) -> None:
         self._halted = False

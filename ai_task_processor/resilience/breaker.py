@@ -93,12 +93,17 @@ class Breaker:
                 self._learn_from(error)
             raise
         else:
-            if era == self._era:
+            if era == self._era and self._success_matters:
                 self._replay(_succeed)
             return answer
         finally:
             if probing:
                 self._probing = False
+
+    @property
+    def _success_matters(self) -> bool:
+        """Not while all is well, which is nearly always: to replay a success costs more than a small request."""
+        return self._circuit.fail_counter > 0 or self.state != "closed"
 
     def _enter(self) -> bool:
         """Let a call in, or raise BreakerOpen; answers whether the call is the probe."""

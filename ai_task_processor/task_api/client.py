@@ -5,7 +5,6 @@ import contextlib
 import secrets
 import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self, TypeVar
@@ -30,6 +29,8 @@ LARGEST_RECEIPT = 1024 * 1024
 """Bytes of an answer that are read, at most: after decompression."""
 
 HEADERS = {"User-Agent": f"ai-task-processor/{__version__}", "Accept": "application/json"}
+
+BODY_HEADERS = HEADERS | {"Content-Type": "application/json"}
 
 PAGE_PATIENCE = 10
 """How many request timeouts a whole page may take, as long as something comes within each of them."""
@@ -84,13 +85,12 @@ class TaskApiClient:
 
         Raises TaskApiUnavailable, TaskApiRejected, AuthenticationFailed or BreakerOpen.
         """
-        request = Request(
-            "GET",
-            f"{self._base_url}{PENDING_PATH}?limit={limit}",
-            HEADERS | {"X-Correlation-ID": secrets.token_hex(8)},
-            most=self._largest_page,
-            step_seconds=self._timeout,
-        )
+        url = f"{self._base_url}{PENDING_PATH}?limit={limit}"
+        headers = HEADERS | {"X-Correlation-ID": secrets.token_hex(8)}
+
+        def request(token: str) -> Request:
+            signed = headers | {"Authorization": f"Bearer {token}"}
+            return Request("GET", url, signed, most=self._largest_page, step_seconds=self._timeout)
 
         async def fetch() -> bytes:
             return page_of(await self._ask(request, PENDING_PATH, seconds=PAGE_PATIENCE * self._timeout))
@@ -99,11 +99,13 @@ class TaskApiClient:
 
     async def patch(self, task_id: str, body: bytes, *, correlation_id: str) -> Receipt:
         """Send a task's new state; raises as :meth:`pending`."""
-        headers = HEADERS | {"Content-Type": "application/json"}
-        if CORRELATION_ID.fullmatch(correlation_id):
-            headers["X-Correlation-ID"] = correlation_id
         url = self._base_url + TASK_PATH.format(id=quote(task_id, safe=""))
-        request = Request("PATCH", url, headers, body, most=LARGEST_RECEIPT)
+
+        def request(token: str) -> Request:
+            headers = BODY_HEADERS | {"Authorization": f"Bearer {token}"}
+            if CORRELATION_ID.fullmatch(correlation_id):
+                headers["X-Correlation-ID"] = correlation_id
+            return Request("PATCH", url, headers, body, most=LARGEST_RECEIPT)
 
         async def send() -> Receipt:
             return receipt_of(await self._ask(request, TASK_PATH, seconds=self._timeout))
@@ -127,12 +129,11 @@ class TaskApiClient:
         await self._auth.token()
         return await self._breaker.call(function)
 
-    async def _ask(self, request: Request, route: str, *, seconds: float) -> Answer:
-        """Send, with a fresh token once more where the first is refused; one whose head came is an answer."""
+    async def _ask(self, request: Callable[[str], Request], route: str, *, seconds: float) -> Answer:
+        """Send ``request`` of the token, once more with a fresh one where the first is refused."""
 
         async def send(token: str) -> Reply:
-            headers = {**request.headers, "Authorization": f"Bearer {token}"}
-            return await self._exchange.send(replace(request, headers=headers), route)
+            return await self._exchange.send(request(token), route)
 
         try:
             async with asyncio.timeout(seconds):
