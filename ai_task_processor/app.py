@@ -46,9 +46,10 @@ from ai_task_processor.limits.limiter import Limiter
 from ai_task_processor.limits.store import SharedLimitStore, SqlLimitStore
 from ai_task_processor.limits.timeline import boot_id
 from ai_task_processor.ops.health import Health, HealthSettings
-from ai_task_processor.ops.http import OpsServer
+from ai_task_processor.ops.http import OnRequest, OpsServer
 from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.ops.observers import Observers
+from ai_task_processor.ops.watchdog import watch_loop
 from ai_task_processor.pipeline.delivery import Delivery
 from ai_task_processor.pipeline.dispatch import Dispatch, DispatchSettings
 from ai_task_processor.pipeline.intake import Intake, IntakeSettings
@@ -167,7 +168,8 @@ class World:
     """What lies outside of the flow: time, chance, the wire, engines, task types, state. A simulation brings its own.
 
     ``boot`` names the machine's run, ``processors`` are made by task type. Somebody beside us may change the journal,
-    so idle stages look into it every ``glance`` seconds. Without ``serves`` there are no routes for supervisors.
+    so idle stages look into it every ``glance`` seconds. Without ``serves`` there are no routes for supervisors; with
+    ``watches`` the event loop is watched, which is of no use where time is simulated.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -179,16 +181,26 @@ class World:
     state: Callable[[Settings, Clock], AbstractAsyncContextManager[State]] = open_state
     glance: float = GLANCE
     serves: bool = True
+    watches: bool = False
 
 
 class App:
     """The wired program: runs until it is stopped."""
 
     def __init__(
-        self, pipeline: Pipeline, *, background: Sequence[Job], journal: Journal, observer: Observer, ops_url: str
+        self,
+        pipeline: Pipeline,
+        *,
+        poll_now: Callable[[], None],
+        background: Sequence[Job],
+        journal: Journal,
+        observer: Observer,
+        ops_url: str,
     ) -> None:
         self.ops_url = ops_url
         """Where /health, /ready and /metrics are answered; empty where they are not."""
+        self.poll_now = poll_now
+        """Poll the Task API at once, whatever the interval says."""
         self._pipeline = pipeline
         self._background = background
         self._journal = journal
@@ -231,13 +243,18 @@ async def open_app(
         if state.events:
             state.events.to = observer
         limiter: Limiter | None = None
+        app: App | None = None
 
         def usage() -> Mapping[str, WindowUsage]:
             return limiter.usage() if limiter else {}
 
+        def poll() -> None:
+            if app:  # which polls when it starts
+                app.poll_now()
+
         url = ""
         if world.serves:  # already now: the database may be away for a while
-            url = await _serve(stack, settings, health, metrics, state.journal, usage, clock)
+            url = await _serve(stack, settings, health, metrics, state.journal, usage, poll, clock)
         limiter = await _limiter(settings, state.limits, clock, observer, world.boot())
         await _reopen(state.journal, observer)
         bench = Bench(settings, clock, observer, world.randomness, stack)
@@ -245,9 +262,14 @@ async def open_app(
         provider = await combined(bench, engines, limiter, await _memory(state, settings))
         processors = {kind: make(bench, provider) for kind, make in world.processors.items()}
         source, reporter = _task_api(bench, world.wire)
-        pipeline = _pipeline(bench, state, limiter, processors, source, reporter, glance=world.glance)
+        pipeline, poll_now = _pipeline(bench, state, limiter, processors, source, reporter, glance=world.glance)
         background = [*(engine.keep for engine in engines.values() if engine.keep), *state.keep, limiter.watch]
-        yield App(pipeline, background=background, journal=state.journal, observer=observer, ops_url=url)
+        if world.watches:
+            background.append(partial(watch_loop, observer))
+        app = App(
+            pipeline, poll_now=poll_now, background=background, journal=state.journal, observer=observer, ops_url=url
+        )
+        yield app
 
 
 # --- State ------------------------------------------------------------------------------------------------------------
@@ -354,8 +376,11 @@ def _pipeline(
     reporter: Reporter,
     *,
     glance: float,
-) -> Pipeline:
-    """The flow as drawn: intake wakes dispatch, dispatch wakes delivery, and intake because there is room again."""
+) -> tuple[Pipeline, Callable[[], None]]:
+    """The flow as drawn: intake wakes dispatch, dispatch wakes delivery, and intake because there is room again.
+
+    Beside it what has the Task API polled at once.
+    """
     settings, clock, observer, randomness = bench.settings, bench.clock, bench.observer, bench.randomness
     intake = Intake(
         IntakeSettings(
@@ -394,7 +419,12 @@ def _pipeline(
     retention = Retention(settings.retention_seconds, journal=state.journal, clock=clock)
     fetched, settled, room = Bell(), Bell(), Bell()
     look_for_tasks = min(glance, state.glance)
-    return Pipeline(
+
+    def poll_now() -> None:
+        intake.poll_now()
+        room.ring()
+
+    pipeline = Pipeline(
         inner=[
             Lane("intake", intake, room, wakes=(fetched,), drops=True),
             Lane("retention", retention, Bell(), drops=True),
@@ -408,6 +438,7 @@ def _pipeline(
             for number in range(settings.delivery_concurrency)
         ],
     )
+    return pipeline, poll_now
 
 
 # --- Operation --------------------------------------------------------------------------------------------------------
@@ -449,6 +480,7 @@ async def _serve(
     metrics: Metrics,
     journal: Journal,
     usage: Callable[[], Mapping[str, WindowUsage]],
+    poll: Callable[[], None],
     clock: Clock,
 ) -> str:
     server = OpsServer(
@@ -459,6 +491,7 @@ async def _serve(
         backlog=journal.backlog,
         usage=usage,
         clock=clock,
+        on_request=OnRequest(poll, settings.poll_token.get_secret_value()),
     )
     return (await stack.enter_async_context(server)).url
 

@@ -109,13 +109,16 @@ def run(env_file: EnvFile = DEFAULT_ENV_FILE) -> None:
     **Signals.** SIGTERM or SIGINT: take nothing new, finish and deliver what is held, exit within
     `SHUTDOWN_GRACE_SECONDS`. The same signal again: exit at once; what was not finished is taken up at the next start.
 
-    **Routes** on `METRICS_HOST:METRICS_PORT`: `/health`, `/ready`, `/metrics`.
+    SIGUSR1: poll the API now.
+
+    **Routes** on `METRICS_HOST:METRICS_PORT`: `/health`, `/ready`, `/metrics`; with `POLL_TOKEN` also `POST /poll`.
 
     **Exit codes.** 0 stopped as asked; 70 a defect; 74 the state file cannot be used; 78 the configuration cannot be
     used (every fault is listed).
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_before_start)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until it means a poll: it does not mean an end
     from ai_task_processor.daemon import run_daemon  # noqa: PLC0415  # each command imports what it needs
     from ai_task_processor.settings import load_settings  # noqa: PLC0415
 

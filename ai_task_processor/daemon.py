@@ -5,12 +5,16 @@ import gc
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ai_task_processor.app import App, World, open_app
 from ai_task_processor.domain.errors import ConfigurationError, JournalError
 from ai_task_processor.ops.lines import LogObserver
 from ai_task_processor.ops.logs import configure_logging
 from ai_task_processor.settings import Settings
+
+RARE_COLLECTIONS = (20_000, 20, 20)
+"""Thresholds of the garbage collector: what the flow makes is freed without it, but for the odd exception."""
 
 
 def run_daemon(settings: Settings, *, world: World | None = None) -> None:
@@ -35,6 +39,11 @@ class Daemon:
         """Stop; asked a second time, stop at once."""
         self._asked.put_nowait(reason)
 
+    def poll_now(self) -> None:
+        """Poll the Task API at once; a start does so anyway."""
+        if self._app:
+            self._app.poll_now()
+
     async def live(self) -> None:
         """Run the application until it is asked to stop and has done so."""
         with self._signals():
@@ -49,10 +58,18 @@ class Daemon:
         world = self._world
         logger = configure_logging(self._settings.log_level, self._settings.log_format)
         log = LogObserver(logger, clock=world.clock)
-        async with open_app(self._settings, observers=[log], world=world) as app:
+        async with AsyncExitStack() as stack:
+            told = stack.enter_context(_bars(log)) if self._has_audience() else log
+            app = await stack.enter_async_context(
+                open_app(self._settings, observers=[told], world=replace(world, watches=True))
+            )
             self._app = app
+            gc.set_threshold(*RARE_COLLECTIONS)
             gc.freeze()  # what is here stays: a collection need not look at it, which would hold up the loop
             await app.run()
+
+    def _has_audience(self) -> bool:
+        return self._settings.log_format != "json" and sys.stdout.isatty()
 
     async def _watch(self, work: asyncio.Task[None]) -> None:
         """Carry the wish to stop to the work; end with it."""
@@ -80,11 +97,18 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ask_to_stop, number.name)
+        loop.add_signal_handler(signal.SIGUSR1, self.poll_now)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                 loop.remove_signal_handler(number)
+
+
+def _bars(log: LogObserver) -> DownloadBars:
+    from rich.console import Console  # noqa: PLC0415  # only where a person looks on
+
+    return DownloadBars(Console(), beside=log)
 
 
 def _first(errors: BaseExceptionGroup[Exception]) -> Exception:

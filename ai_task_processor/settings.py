@@ -202,6 +202,10 @@ class Settings(BaseSettings):
     # Operation
     metrics_host: Text = Field("127.0.0.1", description="interface of /health, /ready and /metrics")
     metrics_port: Port = Field(8001, description="port of /health, /ready and /metrics; 0 picks a free one")
+    poll_token: SecretStr = Field(
+        SecretStr(""), description="secret of those who may ask for a poll at once (POST /poll); none turns that off"
+    )
+    poll_token_file: Text = Field("", description="file that holds POLL_TOKEN")
     log_level: Level = Field("INFO", description="least level that is logged: DEBUG, INFO, WARNING or ERROR")
     log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_as_lower), Clean] = Field(
         "auto", description="form of the log: json, console, or auto: console on a terminal, json elsewhere"
@@ -288,7 +292,7 @@ _LIMITED: tuple[tuple[Unit, str, int], ...] = (
 )
 """What is limited, the beginning of its settings, and what one of them is in the unit that is counted."""
 
-SECRETS = ("oauth2_client_secret", "openai_api_key", "state_url")
+SECRETS = ("oauth2_client_secret", "openai_api_key", "state_url", "poll_token")
 """Fields whose values are never shown; each can also come from the file that its ``_FILE`` twin names."""
 
 STATE_FIELDS = frozenset({"state_url", "state_url_file", "rate_limit_storage_path"})

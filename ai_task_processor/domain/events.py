@@ -31,6 +31,13 @@ class Warned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LoopLagged(Event):
+    """The event loop came to a timer ``seconds`` late: so long, at least, it was held up. Told many times a second."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping(Event):
     """A stop was asked for; ``reason`` is a signal's name or words. ``grace`` in seconds."""
 

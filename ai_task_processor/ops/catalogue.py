@@ -27,6 +27,7 @@ class Description:
 TASK_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 DELIVERY_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0, 21_600.0, 86_400.0)
+LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0, 2_048.0)
 
 CATALOGUE: tuple[Description, ...] = (
@@ -178,7 +179,14 @@ CATALOGUE: tuple[Description, ...] = (
         "Times that a window became full: minute … of tasks, tokens_per_minute …, cost_per_minute ….",
         ("window",),
     ),
-    # --- The daemon (event_loop_lag_seconds, from a watchdog, will stand here)
+    # --- The daemon
+    Description(
+        "event_loop_lag_seconds",
+        "histogram",
+        "How late the event loop came to a timer: for so long it was held up. Looked at many times a second.",
+        (),
+        LAG_SECONDS,
+    ),
     Description("ready", "gauge", "1 where a check of /ready is ok, else 0.", ("check",)),
     Description("scrape_errors_total", "counter", "Scrapes answered with an old backlog, the journal gave none."),
     Description("build_info", "gauge", "Always 1; what runs stands in the labels.", ("version", "python")),

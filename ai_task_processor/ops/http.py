@@ -2,7 +2,10 @@
 
 import asyncio
 import errno
+import hmac
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -18,14 +21,24 @@ from ai_task_processor.ops.metrics import Metrics
 BACKLOG_PATIENCE = 2.0
 """Seconds that a scrape waits for the journal; a scraper gives up after ten."""
 
+ACCEPTED = 202
+
 LARGEST_BODY = 16 * 1024
 LARGEST_HEADER = 8 * 1024
 LINGER = 1.0
 """Seconds that a closing connection gets to say the rest of what nobody reads."""
 
 
+@dataclass(frozen=True, slots=True)
+class OnRequest:
+    """``poll`` is called for those who know ``token``; an empty one is known to nobody."""
+
+    poll: Callable[[], None]
+    token: str = field(repr=False)
+
+
 class OpsServer:
-    """Serves /health, /ready and /metrics while it is entered.
+    """Serves /health, /ready and /metrics while it is entered, and /poll where ``on_request`` has a token.
 
     ``port`` 0 lets the system choose one; ``port`` and ``url`` then say which. Entering raises ConfigurationError
     where the address cannot be had. A scrape waits ``patience`` seconds for the backlog. To be entered first and left
@@ -42,6 +55,7 @@ class OpsServer:
         backlog: Callable[[], Awaitable[Backlog]],
         usage: Callable[[], Mapping[str, WindowUsage]],
         clock: Clock,
+        on_request: OnRequest | None = None,
         patience: float = BACKLOG_PATIENCE,
     ) -> None:
         self.host = host
@@ -51,6 +65,7 @@ class OpsServer:
         self._backlog = backlog
         self._usage = usage
         self._clock = clock
+        self._on_request = on_request
         self._patience = patience
         self._runner = web.AppRunner(
             self._application(),
@@ -86,7 +101,7 @@ class OpsServer:
         await self._runner.cleanup()
 
     def _application(self) -> web.Application:
-        """The routes; the status page (GET /) and commands (POST /poll, /pause) find their place here."""
+        """The routes; the status page (GET /) and further commands (POST /pause) find their place here."""
         application = web.Application(client_max_size=LARGEST_BODY)
         application.add_routes(
             [
@@ -95,6 +110,8 @@ class OpsServer:
                 web.get("/metrics", self._get_metrics),
             ]
         )
+        if self._on_request and self._on_request.token:
+            application.add_routes([web.post("/poll", partial(_poll, self._on_request))])
         return application
 
     async def _get_health(self, _request: web.Request) -> web.Response:
@@ -117,6 +134,15 @@ class OpsServer:
                 return await self._backlog()
         except (TaskProcessorError, TimeoutError):
             return None
+
+
+async def _poll(on_request: OnRequest, request: web.Request) -> web.Response:
+    """Poll now; how long the comparison takes says nothing about the secret."""
+    given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+    if not hmac.compare_digest(given, f"Bearer {on_request.token}".encode()):
+        raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"})
+    on_request.poll()
+    return _json(ACCEPTED, {"status": "polling"})
 
 
 def _json(status: int, body: Mapping[str, object]) -> web.Response:

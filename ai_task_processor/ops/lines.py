@@ -27,6 +27,7 @@ from ai_task_processor.domain.events import (
     Event,
     FellBack,
     LimitReached,
+    LoopLagged,
     ModelDownloaded,
     ModelDownloading,
     ModelsMissing,
@@ -62,8 +63,8 @@ from ai_task_processor.ops.repetition import Repetition
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 
-NOT_LOGGED: frozenset[type[Event]] = frozenset({PollPlanned})
-"""Events without a line: what the flow plans to do is for the health check alone."""
+NOT_LOGGED: frozenset[type[Event]] = frozenset({PollPlanned, LoopLagged})
+"""Events without a line: what the flow plans to do is for the health check alone, how late it is for the metrics."""
 
 
 class Logger(Protocol):

@@ -25,6 +25,7 @@ from ai_task_processor.domain.events import (
     Event,
     FellBack,
     LimitReached,
+    LoopLagged,
     Parked,
     Polled,
     PollFailed,
@@ -183,6 +184,7 @@ class Metrics:
             SpaceChanged: self._space_changed,
             BreakerChanged: self._breaker_changed,
             LimitReached: self._limit_reached,
+            LoopLagged: self._loop_lagged,
         }
 
     def _begin(self, version: str, breakers: Collection[str]) -> None:
@@ -319,6 +321,9 @@ class Metrics:
 
     def _limit_reached(self, event: LimitReached) -> None:
         self._count("rate_limit_exceeded_total", event.window)
+
+    def _loop_lagged(self, event: LoopLagged) -> None:
+        self._observe("event_loop_lag_seconds", event.seconds)
 
     # --- Series ---------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,12 @@ EARLIEST, LATEST = 0.9, 1.1
 TURN_GLANCE = 5.0
 """Seconds, at most, until a replica looks again whether it is its turn to poll."""
 
+WISHED_PACE = 0.02
+"""Seconds between polls, at least, while somebody asks for one after the other."""
+
+REFILL = 2
+"""More is fetched when what waits is down to this part of a fetch: what we hold is listed again with it."""
+
 LIMITED_PACE = 1.0
 """Seconds between polls, at least, while a rate limit and not our room says how much is asked for."""
 
@@ -98,16 +104,22 @@ class Intake:
         self._observer = observer
         self._random = randomness
         self._polled_at = -math.inf
+        self._wanted = False
         self._rest = 0.0
         self._more = False
         self._limit_ignored = False
         self._left_alone = 0
+        self._keys: dict[str, str] = {}  # the batch keys of the last page, most of which comes again
         self._granted, self._refused = 0, sys.maxsize  # limits: the largest that was answered, the least that was not
         self._failures = 0
 
     def poll_now(self) -> None:
-        """Let the next step poll, whatever the interval says."""
-        self._polled_at = -math.inf
+        """Let the next step poll, whatever the interval says and whose turn it is.
+
+        A poll that is on its way may have been asked before there was what is to be found: another one follows it. The
+        pauses of an API that fails, and of limits, hold all the same.
+        """
+        self._wanted = True
 
     async def step(self) -> float:
         """Poll if it is time and there is room; answer how long to rest, in seconds."""
@@ -117,7 +129,7 @@ class Intake:
         return rest
 
     async def _poll_in_turn(self) -> float:
-        if self._turn and not await self._turn.mine():
+        if self._turn and not self._wanted and not await self._turn.mine():
             self._observer(TurnElsewhere())
             return min(self._settings.interval, TURN_GLANCE)
         opens_at = self._limiter.opens_at(self._settings.least)
@@ -149,11 +161,14 @@ class Intake:
     def _pause(self, backlog: Backlog, room: Room) -> float:
         if self._limit_ignored and backlog.ready:
             return math.inf
-        if self._more and backlog.ready < self._settings.fetch_limit:
+        if self._wanted and not self._failures:
+            return min(self._rest, WISHED_PACE)
+        if self._more and backlog.ready <= self._settings.fetch_limit // REFILL:
             return LIMITED_PACE if room.limited else 0.0
         return self._rest
 
     async def _poll(self, room: Room, backlog: Backlog) -> float:
+        self._wanted = False
         limit = min(room.ask + backlog.listed_again + self._left_alone, self._cap)
         mark = await self._journal.mark()
         try:
@@ -182,14 +197,16 @@ class Intake:
         """Offer the page's tasks to the journal, most urgent first, until ``room`` of them were new."""
         usable = [task for task in page.tasks if self._settings.keep_unknown or task.type in self._processors]
         accepted = position = 0
+        known, self._keys = self._keys, {}
         while accepted < room and position < len(usable):
             chunk = usable[position : position + max(room - accepted, SMALLEST_CHUNK)]
             position += len(chunk)
+            self._keys |= {task.id: known.get(task.id) or self._batch_key(task) for task in chunk}
             accepted += await self._accept_chunk(chunk, mark)
         return accepted
 
     async def _accept_chunk(self, chunk: Sequence[Task], mark: int) -> int:
-        planned = {task.id: replace(task, batch_key=self._batch_key(task)) for task in chunk}
+        planned = {task.id: replace(task, batch_key=self._keys[task.id]) for task in chunk}
         kept = await self._journal.accept(tuple(planned.values()), mark)
         for task_id in kept:
             task = planned[task_id]
@@ -198,7 +215,7 @@ class Intake:
 
     def _batch_key(self, task: Task) -> str:
         work = planned(task, self._processors)
-        return f"{task.type} {work.key}" if isinstance(work, Work) else ""
+        return sys.intern(f"{task.type} {work.key}") if isinstance(work, Work) else ""
 
     def _after_page(self, page: Page, limit: int, accepted: int) -> float:
         left_alone = self._tell_left_alone(page)

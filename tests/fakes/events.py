@@ -7,6 +7,7 @@ SAMPLES: tuple[Event, ...] = (
     events.Started(facts={"mode": "mock", "limits": ("20 a minute",)}),
     events.Running(),
     events.Warned("mock processing: the key is a placeholder"),
+    events.LoopLagged(seconds=0.002),
     events.Stopping(reason="SIGTERM", grace=30.0),
     events.Stopped(unreported=3),
     events.Reopened(due=1, unreported=2, parked=0),

@@ -10,7 +10,7 @@ from ai_task_processor.domain.errors import ConfigurationError, JournalError
 from ai_task_processor.domain.events import PollPlanned, Running
 from ai_task_processor.domain.ports import Backlog, WindowUsage
 from ai_task_processor.ops.health import Health, HealthSettings
-from ai_task_processor.ops.http import OpsServer
+from ai_task_processor.ops.http import OnRequest, OpsServer
 from ai_task_processor.ops.metrics import Metrics
 from tests.fakes.time import BEGINNING, ManualClock
 
@@ -29,7 +29,12 @@ async def backlog() -> Backlog:
     return Backlog(ready=7)
 
 
-def make(host: str = "127.0.0.1", port: int = 0, counts: Callable[[], Awaitable[Backlog]] = backlog) -> OpsServer:
+def make(
+    host: str = "127.0.0.1",
+    port: int = 0,
+    counts: Callable[[], Awaitable[Backlog]] = backlog,
+    on_request: OnRequest | None = None,
+) -> OpsServer:
     clock = ManualClock()
     return OpsServer(
         host,
@@ -39,6 +44,7 @@ def make(host: str = "127.0.0.1", port: int = 0, counts: Callable[[], Awaitable[
         backlog=counts,
         usage=lambda: {"minute": WindowUsage(1, 20, 19, BEGINNING + 60)},
         clock=clock,
+        on_request=on_request,
         patience=0.01,
     )
 
@@ -154,6 +160,41 @@ async def test_without_a_journal_the_other_metrics_are_answered(
         status, text, _ = await Visitor(server, session).asks("GET", "/metrics")
     assert status == 200
     assert "ai_task_processor_scrape_errors_total 1.0" in text
+
+
+# --- Polling on request
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("Bearer s3cret", 202),
+        ("Bearer s3cre", 401),
+        ("Bearer s3cret ", 202),  # the space is no part of a header's value
+        ("Basic s3cret", 401),
+        ("s3cret", 401),
+        ("Bearer ", 401),
+        ("Bearer s3crét", 401),
+    ],
+)
+async def test_who_knows_the_secret_has_the_api_polled(header: str, status: int) -> None:
+    polls: list[int] = []
+    async with make(on_request=OnRequest(lambda: polls.append(1), "s3cret")) as server, aiohttp.ClientSession() as one:
+        answered, text, response = await Visitor(server, one).asks("POST", "/poll", Authorization=header)
+        assert (answered, len(polls)) == (status, int(status == 202))
+        assert "s3cret" not in text
+        if status == 401:
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+        assert (await Visitor(server, one).asks("POST", "/poll"))[0] == 401
+        assert (await Visitor(server, one).asks("GET", "/poll", Authorization="Bearer s3cret"))[0] == 405
+    assert len(polls) == int(status == 202)
+
+
+@pytest.mark.parametrize("on_request", [None, OnRequest(lambda: None, "")])
+async def test_without_a_secret_nobody_polls(on_request: OnRequest | None) -> None:
+    async with make(on_request=on_request) as server, aiohttp.ClientSession() as one:
+        for header in ("Bearer ", "Bearer", "Bearer None"):
+            assert (await Visitor(server, one).asks("POST", "/poll", Authorization=header))[0] == 404
 
 
 # --- Listening

@@ -10,7 +10,7 @@ from ai_task_processor.domain.ports import Processor
 from ai_task_processor.domain.task import Page, Task
 from ai_task_processor.domain.work import Rejection, Work
 from ai_task_processor.journal.memory import MemoryJournal
-from ai_task_processor.pipeline.intake import Intake, IntakeSettings
+from ai_task_processor.pipeline.intake import WISHED_PACE, Intake, IntakeSettings
 from tests.fakes.flow import Echo, OneWindow, Recorder, ScriptedSource, page, task
 from tests.fakes.time import ManualClock
 
@@ -69,6 +69,41 @@ async def test_a_page_that_is_not_full_is_not_followed_at_once() -> None:
     house = House(tasks(3))
     await house.intake.step()
     assert 26 < await house.intake.step() <= 33
+
+
+async def test_a_wish_to_poll_cuts_the_rest_short() -> None:
+    house = House(tasks(0), tasks(2))
+    rest = await house.intake.step()
+    assert rest > 26
+    house.intake.poll_now()
+    assert 0 < await house.intake.step() <= WISHED_PACE
+    house.clock.advance(WISHED_PACE)
+    await house.intake.step()
+    assert (await house.journal.backlog()).ready == 2
+    assert await house.intake.step() > 26, "one wish is one poll"
+
+
+async def test_a_wish_while_a_poll_is_on_its_way_is_not_lost() -> None:
+    class Wishing(ScriptedSource):
+        async def fetch(self, limit: int) -> Page:
+            if not self.limits:
+                house.intake.poll_now()  # the page may have been made before the task was
+            return await super().fetch(limit)
+
+    house = House()
+    house.source = house.intake._source = Wishing(tasks(0), tasks(2))
+    await house.intake.step()
+    house.clock.advance(WISHED_PACE)
+    await house.intake.step()
+    assert (await house.journal.backlog()).ready == 2
+
+
+async def test_a_wish_does_not_shorten_the_pause_of_an_api_that_fails() -> None:
+    house = House(TaskApiUnavailable("busy", retry_after=50), tasks(2))
+    await house.intake.step()
+    house.intake.poll_now()
+    assert await house.intake.step() == pytest.approx(50)
+    assert len(house.source.limits) == 1
 
 
 async def test_a_task_that_we_hold_is_not_taken_twice() -> None:
