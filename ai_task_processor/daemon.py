@@ -3,12 +3,14 @@
 import asyncio
 import gc
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from dataclasses import replace
 
 from ai_task_processor.app import App, World, open_app
 from ai_task_processor.domain.errors import ConfigurationError, JournalError
+from ai_task_processor.domain.ports import Observer
 from ai_task_processor.ops.lines import LogObserver
 from ai_task_processor.ops.logs import configure_logging
 from ai_task_processor.settings import Settings
@@ -105,8 +107,10 @@ class Daemon:
                 loop.remove_signal_handler(number)
 
 
-def _bars(log: LogObserver) -> DownloadBars:
-    from rich.console import Console  # noqa: PLC0415  # only where a person looks on
+def _bars(log: LogObserver) -> AbstractContextManager[Observer]:
+    from rich.console import Console  # noqa: PLC0415  # a start without a terminal needs neither
+
+    from ai_task_processor.ops.downloads import DownloadBars  # noqa: PLC0415
 
     return DownloadBars(Console(), beside=log)
 

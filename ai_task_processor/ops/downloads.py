@@ -1,6 +1,7 @@
 """Bars for models that are being pulled, where a person looks on."""
 
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -33,7 +34,7 @@ class DownloadBars:
                 self._remove(*self._bars)
         self._beside(event)
 
-    def __enter__(self) -> "DownloadBars":
+    def __enter__(self) -> Self:
         """Begin without a bar."""
         return self
 
