@@ -285,7 +285,7 @@ def _connect_to(url: str) -> Callable[[], Awaitable["asyncpg.Connection"]]:
             return await asyncpg.connect(
                 dsn, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS, server_settings=dict(_SERVER_SETTINGS)
             )
-        except asyncpg.InterfaceError:
+        except (asyncpg.InterfaceError, ValueError):
             raise JournalError(
                 "STATE_URL cannot be understood; give postgresql://user:password@host:5432/database"
             ) from None  # the driver's words may hold the password
