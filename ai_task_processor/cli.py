@@ -122,7 +122,11 @@ def run(env_file: EnvFile = DEFAULT_ENV_FILE) -> None:
     from ai_task_processor.daemon import run_daemon  # noqa: PLC0415  # each command imports what it needs
     from ai_task_processor.settings import load_settings  # noqa: PLC0415
 
-    run_daemon(load_settings(_existing(env_file)))
+    try:
+        run_daemon(load_settings(_existing(env_file)))
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # it is ending: one more wish is not to look like a crash
 
 
 @app.command()

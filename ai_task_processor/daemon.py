@@ -96,15 +96,18 @@ class Daemon:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
+        """Listen to signals; afterwards they mean what they meant before: a late one is not to look like a crash."""
         loop = asyncio.get_running_loop()
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ask_to_stop, number.name)
         loop.add_signal_handler(signal.SIGUSR1, self.poll_now)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            for number, meaning in before.items():
                 loop.remove_signal_handler(number)
+                signal.signal(number, meaning or signal.SIG_DFL)
 
 
 def _bars(log: LogObserver) -> AbstractContextManager[Observer]:
