@@ -8,7 +8,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 p
 RULE_MANIFEST := deploy/kubernetes/components/monitoring/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test chaos check format docs image rules lock clean
+.PHONY: help demo run test replicas chaos check format docs image rules lock clean
 
 help: ## Show what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ run: $(VENV)/ready-all ## Run the daemon with the configuration in .env
 
 test: $(VENV)/ready-dev ## Run the tests
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+replicas: $(VENV)/ready-dev ## Kill daemons on one PostgreSQL while they do 20,000 tasks
+	REPLICA_TASKS=20000 $(BIN)/pytest -q -s tests/flow/test_replicas.py
 
 chaos: $(VENV)/ready-dev ## Kill the real daemon a hundred times while its servers fail
 	@$(BIN)/python -m tests.chaos $(ARGS)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import Connection
 
 from ai_task_processor.app import make_client, open_wire
 from ai_task_processor.domain.clock import SystemClock
@@ -20,14 +21,15 @@ from ai_task_processor.domain.events import Event
 from ai_task_processor.engines import Bench, engine_names, make_engine
 from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.settings import Settings
-from ai_task_processor.storage.engine import open_storage, sqlite_path
+from ai_task_processor.storage.engine import is_postgres, open_storage, sqlite_path
+from ai_task_processor.storage.migrations import schema_number
 from ai_task_processor.task_api.client import TaskApiClient
 from ai_task_processor.task_api.source import ApiTaskSource
 
 CREDENTIALS_ADVICE = "Check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and ORY_PROJECT_SLUG or OAUTH2_TOKEN_URL."
 TASK_API_ADVICE = "Check API_BASE_URL, that the API runs, and that its guard lets this client read and write tasks."
 PROVIDER_ADVICE = "Check the provider's address, key and models: docs/providers.md names the settings."
-STATE_ADVICE = "Check STATE_URL, and that its folder can be written by this user."
+STATE_ADVICE = "Check STATE_URL, and that its folder, or its database, can be written by this user."
 
 WORD = "check"
 """What is embedded to see whether a provider works."""
@@ -121,13 +123,33 @@ async def _provider(bench: Bench, name: str) -> str:
 
 
 async def _state(bench: Bench) -> str:
-    path = sqlite_path(bench.settings.state_location)
+    url = bench.settings.state_location
+    if is_postgres(url):
+        return await _database(bench, url)
+    path = sqlite_path(url)
     if path is not None and not path.exists():
         return _creatable(path)
-    async with open_storage(bench.settings.state_location, exclusive=False) as storage:
+    return await _held(bench, url, name=str(path))
+
+
+async def _database(bench: Bench, url: str) -> str:
+    async with open_storage(url, exclusive=False, prepare=_whatever_it_holds) as storage:
+        number = await storage.read(schema_number)
+    if number is None:
+        return f"{bench.settings.state_shown} answers; its tables will be made at the first start"
+    return await _held(bench, url, name=bench.settings.state_shown)
+
+
+def _whatever_it_holds(connection: Connection, *, name: str) -> None:
+    """Any schema is to be looked at, and none."""
+    del connection, name
+
+
+async def _held(bench: Bench, url: str, *, name: str) -> str:
+    async with open_storage(url, exclusive=False) as storage:
         backlog = await SqlJournal(storage, bench.clock).backlog()
     held = backlog.ready + backlog.deferred + backlog.claimed
-    return f"{path}: {held} tasks waiting, {backlog.unreported} unreported, {backlog.parked} parked"
+    return f"{name}: {held} tasks waiting, {backlog.unreported} unreported, {backlog.parked} parked"
 
 
 def _creatable(path: Path) -> str:

@@ -60,7 +60,7 @@ def migrate(connection: Connection, *, name: str, steps: Mapping[int, Step] = ST
     ``name`` is how messages call the database. Raises JournalError for one that a later version has written.
     """
     newest = newest_schema(steps)
-    found = _schema_number(connection)
+    found = schema_number(connection)
     if found is None:
         _create(connection, newest)
         return
@@ -74,7 +74,9 @@ def migrate(connection: Connection, *, name: str, steps: Mapping[int, Step] = ST
 def expect_newest(connection: Connection, *, name: str) -> None:
     """Raise JournalError for a database whose schema is not the one that this program works with."""
     newest = newest_schema()
-    found = _schema_number(connection)
+    found = schema_number(connection)
+    if found is None and connection.dialect.name != "sqlite":
+        raise JournalError(f"state database {name} holds nothing of ours yet; the daemon makes its tables at its start")
     if found is None or found < newest:
         raise JournalError(
             f"{_kind(connection)} {name} is of an older version; start the daemon once to bring it up to date"
@@ -87,7 +89,8 @@ def newest_schema(steps: Mapping[int, Step] = STEPS) -> int:
     return max(steps, default=1)
 
 
-def _schema_number(connection: Connection) -> int | None:
+def schema_number(connection: Connection) -> int | None:
+    """The number of the schema that a database has; None where there is none of ours."""
     if not inspect(connection).has_table(schema_version.name):
         return None
     return int(connection.execute(select(schema_version.c.number)).scalar_one())

@@ -73,7 +73,7 @@ class TestOpening:
 
     async def test_an_operator_creates_nothing(self) -> None:
         with database() as fresh:
-            with pytest.raises(JournalError, match="older version; start the daemon once"):
+            with pytest.raises(JournalError, match="the daemon makes its tables"):
                 async with open_storage(fresh.url, exclusive=False) as storage:
                     await storage.read(stored)
             assert fresh.value("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
