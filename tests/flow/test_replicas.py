@@ -6,6 +6,7 @@
 import asyncio
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from tests.fakes.daemon import finished, right_vector
 from tests.fakes.fleet import Fleet, Life, Tasks, fleet, task_server
-from tests.fakes.postgres import Cluster, Database, cluster
+from tests.fakes.postgres import Cluster, Database, cluster, database
 
 TASKS = int(os.environ.get("REPLICA_TASKS", "1500"))
 REPLICAS = 4
@@ -39,7 +40,7 @@ def server() -> Iterator[Cluster]:
 
 async def test_nothing_is_lost_or_done_twice_whoever_dies(server: Cluster, tmp_path: Path) -> None:
     texts = [f"text number {number}" for number in range(TASKS)]
-    database = Database(server.url)
+    own = Database(server.url)
     async with (
         task_server(tmp_path) as tasks,
         fleet(
@@ -56,12 +57,12 @@ async def test_nothing_is_lost_or_done_twice_whoever_dies(server: Cluster, tmp_p
         await crew.start(REPLICAS)
         await crew.ready()
         ids = await tasks.post(texts)
-        kills = await haunted(crew, tasks, server, database)
+        kills = await haunted(crew, tasks, server, own)
         admitted = sum(line["inputs"] for life in crew.lives for line in life.process.logged(CALLED))
         in_flight = kills * LANES * BATCH
         assert LIMIT - in_flight - BATCH <= admitted <= LIMIT
         await crew.stop()
-        waiting = str(database.value(WAITING)).split()
+        waiting = str(own.value(WAITING)).split()
         if waiting:  # for the hour to end
             await finished("journal", "retry", *waiting, folder=tmp_path, env={"STATE_URL": server.url})
         await crew.start(REPLICAS, rate_limit_per_hour=0)
@@ -71,7 +72,7 @@ async def test_nothing_is_lost_or_done_twice_whoever_dies(server: Cluster, tmp_p
 
     made = zip(ids, texts, strict=True)
     assert all(right_vector(results[task_id], text, model="nomic-embed-text") for task_id, text in made)
-    assert database.value(UNFINISHED) is None
+    assert own.value(UNFINISHED) is None
     assert not begun_again(crew.lives)
     succeeded = Counter(task_id for life in crew.lives for task_id in life.tasks(SETTLED, status="succeeded"))
     assert max(succeeded.values()) == 1
@@ -84,7 +85,28 @@ async def test_nothing_is_lost_or_done_twice_whoever_dies(server: Cluster, tmp_p
     )
 
 
-async def haunted(crew: Fleet, tasks: Tasks, server: Cluster, database: Database) -> int:
+async def test_four_replicas_poll_as_often_as_one(server: Cluster, tmp_path: Path) -> None:
+    """Also while the one that polls is killed: another takes over when its lease has run out."""
+    interval, window, lease = 0.5, 6.0, 1.0
+    settings = {"polling_interval_seconds": interval, "lease_seconds": lease, "log_level": "debug"}
+    with database(server.url) as own:
+        async with task_server(tmp_path) as tasks, fleet(tasks, own.url, tmp_path, **settings) as crew:
+            await crew.start(REPLICAS)
+            await crew.ready()
+            before, began = crew.count(FETCHED, method="GET"), time.monotonic()
+            await asyncio.sleep(window / 2)
+            polling = [bool(life.process.logged(FETCHED, method="GET")) for life in crew.running]
+            assert sum(polling) <= 2, "one, and whoever was first while the others started"
+            await crew.kill(polling.index(True))
+            await asyncio.sleep(window / 2)
+            fetched, passed = crew.count(FETCHED, method="GET") - before, time.monotonic() - began
+            statuses = [await life.process.get("/ready") for life in crew.running]
+            await crew.stop()
+    assert (passed - 2 * lease - 2 * interval) / interval * 0.8 <= fetched <= passed / interval * 1.2
+    assert [status for status, _ in statuses] == [200] * (REPLICAS - 1), statuses
+
+
+async def haunted(crew: Fleet, tasks: Tasks, server: Cluster, own: Database) -> int:
     """Kill a replica now and then, and once the database, until the limit leaves nothing to do; answer the kills."""
     chance = random.Random(TASKS)
     kills = 0
@@ -96,7 +118,7 @@ async def haunted(crew: Fleet, tasks: Tasks, server: Cluster, database: Database
             kills += 1
             await crew.start()
             if not broken and done > LIMIT // 4:
-                await asyncio.to_thread(database.cut_all)
+                await asyncio.to_thread(own.cut_all)
                 await asyncio.to_thread(server.restart)
                 broken = True
         while done != (done := (await tasks.counts())["succeeded"]):  # noqa: ASYNC110  # others do it
