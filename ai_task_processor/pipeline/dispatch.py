@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ai_task_processor.domain.amount import ONE_TASK, Amount
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import (
+    AuthenticationFailed,
     JournalError,
     NotNow,
     ProviderError,
@@ -50,6 +51,9 @@ OUTAGE_BACKOFF = 5.0
 
 LONGEST_QUIET = 60.0
 """Seconds without announcements, at most, after several in a row have failed."""
+
+AUTHENTICATION_REST = 30.0
+"""Seconds without announcements when the Task API does not let us in."""
 
 LONGEST_WISH = 3_600.0
 """Seconds for which a Retry-After of the Task API is obeyed, at most."""
@@ -101,6 +105,9 @@ class Dispatch:
 
     async def step(self) -> float:
         """Perform one claim; answer 0, or how long nothing will be due."""
+        quiet = self._quiet_until - self._clock.now()
+        if quiet > 0:
+            return quiet
         opens_at = self._limiter.opens_at(self._settings.least)
         if opens_at is not None:
             return max(0.0, opens_at - self._clock.now())
@@ -139,16 +146,24 @@ class Dispatch:
         """Those of the tasks that are ours, after the Task API was told that work begins."""
         if not self._settings.announce:
             return plans
-        return [(task, plan) for task, plan in plans if await self._announce(task)]
+        ours: list[Planned] = []
+        for position, (task, plan) in enumerate(plans):
+            if self._clock.now() < self._quiet_until:  # this lane's announcement has failed, or another's
+                await self._journal.release([task.id for task, _ in plans[position:]])
+                break
+            if await self._announce(task):
+                ours.append((task, plan))
+        return ours
 
     async def _announce(self, task: Task) -> bool:
         try:
-            receipt = await self._announce_unless_quiet(task)
+            receipt = await self._reporter.announce(task)
         except (TaskApiError, NotNow) as error:
-            until = error.until if isinstance(error, NotNow) else self._clock.now() + OUTAGE_BACKOFF
-            outcome = Deferred(until=max(until, self._quiet_until), reason=str(error))
-            await self._settle_one(task, outcome, cause=type(error).__name__)
+            self._be_quiet(error)
+            until = max(self._clock.now() + OUTAGE_BACKOFF, self._quiet_until)
+            await self._settle_one(task, Deferred(until=until, reason=str(error)), cause=type(error).__name__)
             return False
+        self._failed_announcements = 0
         if receipt is Receipt.TAKEN:
             return True
         await self._journal.mark_reported([task.id])
@@ -156,25 +171,26 @@ class Dispatch:
         self._observer(ClaimLost(task_id=task.id, correlation_id=task.correlation_id, receipt=receipt.value))
         return False
 
-    async def _announce_unless_quiet(self, task: Task) -> Receipt:
-        """Announce, unless the Task API has asked us to wait or keeps failing: that holds for every task."""
-        if self._clock.now() < self._quiet_until:
-            raise NotNow("the Task API is left alone for a while", until=self._quiet_until)
-        try:
-            receipt = await self._reporter.announce(task)
-        except TaskApiUnavailable as error:
-            self._be_quiet(error)
-            raise
-        self._failed_announcements = 0
-        return receipt
-
-    def _be_quiet(self, error: TaskApiUnavailable) -> None:
-        """After a wish to wait; after failures in a row, for one alone may be the fault of its task."""
-        rest = OUTAGE_BACKOFF * 2.0 ** min(self._failed_announcements - 1, 10) if self._failed_announcements else 0.0
-        self._failed_announcements += 1
-        wished = min(error.retry_after or 0.0, LONGEST_WISH)
-        until = self._clock.now() + max(wished, min(rest, LONGEST_QUIET) * self._random.uniform(0.5, 1.0))
+    def _be_quiet(self, error: TaskApiError | NotNow) -> None:
+        """Announce nothing for a while, where the error tells of the Task API as a whole."""
+        now = self._clock.now()
+        match error:
+            case NotNow(until=until):
+                pass
+            case AuthenticationFailed():
+                until = now + AUTHENTICATION_REST
+            case TaskApiUnavailable(retry_after=wish):
+                until = now + max(min(wish or 0.0, LONGEST_WISH), self._rest_after_failure())
+            case _:
+                until = now
         self._quiet_until = max(self._quiet_until, until)
+
+    def _rest_after_failure(self) -> float:
+        """Longer with each failure in a row; none after the first, which may be the fault of its task alone."""
+        failures = self._failed_announcements
+        self._failed_announcements += 1
+        rest = min(LONGEST_QUIET, OUTAGE_BACKOFF * 2.0 ** min(failures - 1, 10)) if failures else 0.0
+        return rest * self._random.uniform(0.5, 1.0)
 
     # --- Performing -----------------------------------------------------------------------------------------------
 

@@ -11,13 +11,19 @@ SLOW = 2.0
 """Seconds of real time after which a seed is worth a look."""
 
 
+def write(line: str) -> None:
+    """Print one line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def replay(seed: int) -> int:
     """Print everything that happened; answer how many invariants were violated."""
     report = simulate(drawn(seed))
-    print("\n".join(report.trace))
-    print(f"\nseed {seed}: {report.simulated:.0f} simulated seconds, hash {report.hash}")
+    write("\n".join(report.trace))
+    write(f"\nseed {seed}: {report.simulated:.0f} simulated seconds, hash {report.hash}")
     for violation in report.violations:
-        print(f"violated: {violation}")
+        write(f"violated: {violation}")
     return len(report.violations)
 
 
@@ -30,14 +36,14 @@ def run_many(first: int, last: int) -> int:
         report = simulate(drawn(seed))
         counts.update(report.counts)
         if time.perf_counter() - started > SLOW:
-            print(f"seed {seed}: took {time.perf_counter() - started:.1f} s, {len(report.trace)} lines", flush=True)
+            write(f"seed {seed}: took {time.perf_counter() - started:.1f} s, {len(report.trace)} lines")
         if report.violations:
             failed += 1
-            print(f"seed {seed}: {report.violations[0].splitlines()[0]}", flush=True)
+            write(f"seed {seed}: {report.violations[0].splitlines()[0]}")
     seeds, seconds = last - first + 1, time.perf_counter() - began
     for what, count in sorted(counts.items()):
-        print(f"{count:9}  {what}")
-    print(f"{failed} of {seeds} seeds failed; {seconds:.1f} s, {1000 * seconds / seeds:.0f} ms a seed")
+        write(f"{count:9}  {what}")
+    write(f"{failed} of {seeds} seeds failed; {seconds:.1f} s, {1000 * seconds / seeds:.0f} ms a seed")
     return failed
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong on the way to a server and back, drawn from a seed: outages with a beginning and an end, and rates."""
+"""What goes wrong on the way to a server and back: outages with a beginning and an end, and single faults."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -99,6 +99,8 @@ def drawn_outages(chance: random.Random, faults: Sequence[str], most: int, span:
     """At most ``most`` outages one after the other, from half a minute up to half the span long."""
     outages = []
     moments = sorted(chance.uniform(0, span) for _ in range(2 * chance.randint(0, most)))
+    if moments and chance.random() < 0.4:
+        moments[0] = 0.0  # with the first tasks
     for begin, end in zip(moments[::2], moments[1::2], strict=True):
         outages.append(Outage(begin, min(end, begin + span / 2), chance.choice(faults)))
     return tuple(outages)

@@ -64,7 +64,7 @@ class Ledger:
         if len(self.violations) < 20:
             self.violations.append(what)
 
-    # --- Noted on the way -------------------------------------------------------------------------------------------
+    # --- Noted on the way ---------------------------------------------------------------------------------------------
 
     def charge(self, text: str, at: float, life: LifeFacts) -> Charge:
         """A provider charges for a text."""

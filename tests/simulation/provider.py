@@ -108,18 +108,19 @@ class SimulatedProvider:
         return Embeddings(vectors, model, self.name, tokens=sum(map(len, texts))), charges
 
     def _refusal(self, texts: Sequence[str], fault: str) -> ProviderError | None:
+        """What is said without a charge."""
         wish = float(self._chance.choice(self._traits.weather.wishes))
-        match fault:
-            case faults.ERROR_BEFORE:
-                return ProviderUnavailable(f"{self.name} is down (500)")
-            case faults.BUSY_WITH_WISH:
-                return ProviderUnavailable(f"{self.name} is busy (503)", retry_after=wish)
-            case faults.THROTTLED:
-                return ProviderThrottled(f"{self.name} has enough (429)")
-            case faults.THROTTLED_WITH_WISH:
-                return ProviderThrottled(f"{self.name} has enough (429)", retry_after=wish)
-            case faults.QUOTA:
-                return ProviderAccountRefused(f"{self.name}: insufficient_quota")
+        errors: dict[str, ProviderError] = {
+            faults.ERROR_BEFORE: ProviderUnavailable(f"{self.name} is down (500)"),
+            faults.BUSY_WITH_WISH: ProviderUnavailable(f"{self.name} is busy (503)", retry_after=wish),
+            faults.THROTTLED: ProviderThrottled(f"{self.name} has enough (429)"),
+            faults.THROTTLED_WITH_WISH: ProviderThrottled(f"{self.name} has enough (429)", retry_after=wish),
+            faults.QUOTA: ProviderAccountRefused(f"{self.name}: insufficient_quota"),
+        }
+        return errors[fault] if fault in errors else self._complaint(texts)
+
+    def _complaint(self, texts: Sequence[str]) -> ProviderError | None:
+        """What is wrong with the texts."""
         if len(texts) > 1 and sum(map(len, texts)) > self._traits.most_characters:
             return ProviderRejected("too many tokens in one request")
         if any(text.startswith(POISON) for text in texts):
@@ -151,6 +152,7 @@ class SimulatedProvider:
         now = asyncio.get_running_loop().time()
         if isinstance(outcome, ProviderError):
             answer.set_exception(outcome)
+            answer.exception()  # the daemon may have died meanwhile: nobody has to look
             wish = getattr(outcome, "retry_after", None) or 0.0
             self._not_before.update({(life, text): now + wish for text in texts})
             return

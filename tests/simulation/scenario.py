@@ -120,6 +120,8 @@ class Scenario:
     ends: Ends
     jumps: tuple[tuple[float, float], ...] = ()
     sql: bool = False
+    forgets: bool = False
+    """Whether the state in memory is lost with each life, for a test of the invariants."""
     journal_latency: float = 0.0
     glance: float = math.inf
 
@@ -131,7 +133,7 @@ class Scenario:
 def drawn(seed: int) -> Scenario:
     """The scenario of a seed."""
     chance = random.Random(f"scenario {seed}")
-    healed = chance.choice((300.0, 900.0, 1800.0, 3600.0, 7200.0, 21_600.0))
+    healed = chance.choice((300.0, 900.0, 1_800.0, 1_800.0, 3_600.0, 3_600.0, 7_200.0, 21_600.0))
     jumps = _jumps(chance, healed)
     settings = _settings(chance, healed)
     engines = _engines(chance, healed, "ollama openai" if settings["processing_mode"] == "hybrid" else "openai")
@@ -153,22 +155,16 @@ def drawn(seed: int) -> Scenario:
     )
 
 
-# --- The daemon's configuration -------------------------------------------------------------------------------------
+# --- The daemon's configuration ---------------------------------------------------------------------------------------
 
 
 def _settings(chance: random.Random, healed: float) -> dict[str, object]:
     batch_size = chance.choice((1, 2, 3, 8, 64))
     hybrid = chance.random() < 0.15
-    return {
-        "api_base_url": "http://api.test",
-        "oauth2_token_url": "http://auth.test/oauth2/token",
-        "oauth2_client_id": "simulated",
-        "oauth2_client_secret": "simulated-secret",
+    return basic_settings() | {
         "processing_mode": "hybrid" if hybrid else "openai",
-        "openai_api_key": "simulated-key",
         "hybrid_fallback_model": chance.choice(("text-embedding-3-small", "none")),
-        "default_embedding_model": MODEL,
-        "polling_interval_seconds": max(chance.choice((1, 5, 30)), healed / 150),
+        "polling_interval_seconds": max(chance.choice((1, 5, 30)), healed / 120),
         "request_timeout": chance.choice((2, 10, 30)),
         "unknown_task_types": chance.choice(("leave", "leave", "fail")),
         "result_format": chance.choice(("vector", "detailed")),
@@ -184,9 +180,30 @@ def _settings(chance: random.Random, healed: float) -> dict[str, object]:
         "circuit_breaker_threshold": chance.choice((1, 3, 5)),
         "circuit_breaker_recovery_seconds": chance.choice((5, 30)),
         "shutdown_grace_seconds": chance.choice((0, 2, 30)),
-        "state_retention_hours": 24,
         "embedding_cache_mb": chance.choice((0, 0, 1)),
         **(_limits(chance) if chance.random() < 0.35 else {}),
+    }
+
+
+def basic_settings() -> dict[str, object]:
+    """What every scenario has in common; the rest is as it is by default, unless it is drawn."""
+    return {
+        "api_base_url": "http://api.test",
+        "oauth2_token_url": "http://auth.test/oauth2/token",
+        "oauth2_client_id": "simulated",
+        "oauth2_client_secret": "simulated-secret",
+        "processing_mode": "openai",
+        "openai_api_key": "simulated-key",
+        "default_embedding_model": MODEL,
+        "unknown_task_types": "leave",
+        "result_format": "vector",
+        "concurrency_limit": 5,
+        "max_retries": 3,
+        "max_attempts": 10,
+        "circuit_breaker_threshold": 5,
+        "circuit_breaker_recovery_seconds": 30,
+        "shutdown_grace_seconds": 30,
+        "state_retention_hours": 24,
     }
 
 
@@ -211,7 +228,7 @@ def _tasks(chance: random.Random, healed: float, seed: int, *, alone_in_limit: b
         weights[CRASHING] = (
             0  # with one place in a minute nobody can be asked who is at fault: it would be tried for ever
         )
-    count = chance.choice((3, 10, 20, 20, 40, 80))
+    count = chance.choice((3, 10, 20, 20, 30, 60))
     dimensions = chance.choice(((4,), (4, 8), (4, 8, 16), (8, None)))
     early = chance.random()
     tasks: list[Planned] = []
@@ -268,7 +285,7 @@ def _api(chance: random.Random, healed: float, tasks: int) -> Api:
     def weather(outages: tuple[str, ...], most: int) -> Weather:
         return Weather(
             outages=drawn_outages(chance, outages, most, healed),
-            rates=drawn_rates(chance, API_FAULTS, chance.choice((0.0, 0.1, 0.5))),
+            rates=drawn_rates(chance, API_FAULTS, chance.choice((0.0, 0.2, 0.6))),
             latency=latency,
             slow=chance.choice((0.0, 0.0, 0.05)),
             wishes=wishes,
@@ -306,7 +323,7 @@ def _engines(chance: random.Random, healed: float, names: str) -> dict[str, Engi
         name: Engine(
             weather=Weather(
                 outages=drawn_outages(chance, PROVIDER_OUTAGES, 2, healed),
-                rates=drawn_rates(chance, PROVIDER_FAULTS, chance.choice((0.0, 0.1, 0.4))),
+                rates=drawn_rates(chance, PROVIDER_FAULTS, chance.choice((0.0, 0.2, 0.5))),
                 latency=chance.choice(((0.0, 0.0), (0.01, 0.3), (0.5, 5.0))),
                 slow=chance.choice((0.0, 0.0, 0.05)),
                 wishes=chance.choice(((1,), (5, 30), (60, 600))),

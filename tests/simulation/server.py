@@ -126,7 +126,7 @@ class TaskServer:
         for moment, what in self._traits.touches:
             self._loop.call_at(moment, self._touch, what)
 
-    # --- What others do to it ---------------------------------------------------------------------------------------
+    # --- What others do to it -----------------------------------------------------------------------------------------
 
     def create(self, task: Planned) -> None:
         """Somebody creates a task."""
@@ -233,6 +233,7 @@ class TaskServer:
         if fault in {faults.REFUSED, faults.RESET_BEFORE, faults.RESET_AFTER}:
             kind = httpx2.ConnectError if fault == faults.REFUSED else httpx2.ReadError
             future.set_exception(kind("the connection is gone", request=exchange.request))
+            future.exception()  # the daemon may have died meanwhile: nobody has to look
             return
         if fault == faults.WEB_PAGE:
             answer = Answer(200, b"<html>maintenance</html>", {"content-type": "text/html"})
@@ -315,15 +316,21 @@ class TaskServer:
         body = exchange.request.content
         said = orjson.loads(body)
         if said["state"] == IN_PROGRESS:
-            if item.state in FINISHED:
-                return Answer(409, b"", acknowledges=item)
-            item.change(IN_PROGRESS, self._loop.time())
-            return Answer(200, body)
+            return self._begin(item)
+        return self._refused(item, said) or self._finish(exchange, item, body, said)
+
+    def _begin(self, item: Item) -> Answer:
+        if item.state in FINISHED:
+            return Answer(409, b"", acknowledges=item)
+        item.change(IN_PROGRESS, self._loop.time())
+        return Answer(200, b"{}")
+
+    def _refused(self, item: Item, said: Mapping[str, object]) -> Answer | None:
         if item.plan.kind == UNWELCOME and said["state"] == SUCCEEDED:
             return Answer(413, b'{"message":"request entity too large"}')
         if self._traits.refuses_error and "error" in said:
             return Answer(400, b'{"message":["property error should not exist"]}')
-        return self._finish(exchange, item, body, said)
+        return None
 
     def _finish(self, exchange: Exchange, item: Item, body: bytes, said: Mapping[str, object]) -> Answer:
         """Set the state, then run the callback: in this order, as real servers do."""
@@ -339,7 +346,7 @@ class TaskServer:
             return Answer(500, b'{"message":"the callback threw"}')
         return Answer(200, b"{}", acknowledges=item)
 
-    # --- At the end -----------------------------------------------------------------------------------------------------
+    # --- At the end ---------------------------------------------------------------------------------------------------
 
     def is_at_rest(self) -> bool:
         """Whether every task is as it will stay."""

@@ -1,4 +1,4 @@
-"""What survives the daemon's death: a journal and limits that die with it at any transaction, but keep what was committed."""
+"""What survives the daemon's death: state that may be cut off at any transaction, and keeps what was committed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from ai_task_processor.app import App, State, World, open_app
 from ai_task_processor.domain.clock import Clock, SystemClock
@@ -100,6 +101,7 @@ class _Simulation:
         self._machine = Machine(loop)
         self._disk = Disk(folder, self._settings)
         self._deaths = 0
+        self._goes_on = True
         self._parked: set[str] = set()
         self._unreported: int | None = None
         self._app: App | None = None
@@ -117,8 +119,10 @@ class _Simulation:
         for moment, seconds in scenario.jumps:
             self._loop.call_at(moment, self._jump, seconds)
         self._tell(f"scenario {scenario.seed}: {dict(scenario.settings)}")
-        while await self._one_life():
+        await self._one_life()
+        while self._goes_on:
             await asyncio.sleep(self._chance.uniform(0, scenario.ends.downtime))
+            await self._one_life()
         self._ledger.judge()
 
     def _jump(self, seconds: float) -> None:
@@ -128,8 +132,8 @@ class _Simulation:
 
     # --- One life -----------------------------------------------------------------------------------------------------
 
-    async def _one_life(self) -> bool:
-        """Run the daemon until something ends it; answer whether there is to be another life."""
+    async def _one_life(self) -> None:
+        """Run the daemon until something ends it."""
         facts = LifeFacts(len(self._ledger.lives) + 1, began_at=self._loop.time())
         self._ledger.lives.append(facts)
         will_die = self._deaths < self._scenario.ends.deaths
@@ -139,9 +143,8 @@ class _Simulation:
         self._tell(f"life {facts.number} begins, {f'trap {trap.point} {trap.countdown}' if trap else 'no trap'}")
         self._app = None
         work = asyncio.create_task(self._work(life), name="daemon")
-        again = await self._ended(life, work, will_die=will_die)
+        self._goes_on = await self._ended(life, work, will_die=will_die)
         facts.ended_at = min(facts.ended_at, self._loop.time())
-        return again
 
     def _trap(self) -> Trap | None:
         if self._chance.random() >= self._scenario.ends.at_points:
@@ -149,6 +152,7 @@ class _Simulation:
         return Trap(self._chance.choice(POINTS), int(self._chance.expovariate(0.15)) + 1)
 
     async def _ended(self, life: Life, work: "asyncio.Task[None]", *, will_die: bool) -> bool:
+        """Wait for the end of a life, and look at it; answer whether there is to be another."""
         if not will_die:
             await self._at_rest(work)
             if work.done():
@@ -227,7 +231,7 @@ class _Simulation:
         if error is not None:
             self._ledger.violated(f"life {life.facts.number} ended by {_innermost(error)!r}")
 
-    # --- What the daemon is given ---------------------------------------------------------------------------------------
+    # --- What the daemon is given -------------------------------------------------------------------------------------
 
     def _engine(self, _bench: Bench, name: str) -> WiredEngine:
         provider = self._providers[name]
@@ -236,6 +240,8 @@ class _Simulation:
 
     @asynccontextmanager
     async def _open_state(self, _settings: Settings, clock: Clock) -> AsyncIterator[State]:
+        if self._scenario.forgets:
+            self._disk = Disk(None, self._settings)
         async with self._disk.opened(clock) as state:
             self._state = state
             life = self._life
@@ -266,7 +272,7 @@ class _Simulation:
         self._ledger.counts[f"event: {type(event).__name__}"] += 1
         self._tell(f"    {_told(event)}")
 
-    # --- Rest -----------------------------------------------------------------------------------------------------------
+    # --- Rest ---------------------------------------------------------------------------------------------------------
 
     async def _at_rest(self, work: "asyncio.Task[None]") -> None:
         """Wait until nothing is left to do, and a while longer, in which nothing may happen."""
@@ -320,7 +326,7 @@ class _Complaints(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(f"{record.name}: {record.getMessage()}")
 
-    def __enter__(self) -> "_Complaints":
+    def __enter__(self) -> Self:
         logging.getLogger().addHandler(self)
         return self
 
