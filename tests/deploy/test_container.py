@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.fakes.container import confined, first_process
-from tests.fakes.daemon import Process, environment_for
+from tests.fakes.daemon import REAL_SECONDS, Process, environment_for
 from tests.fakes.dockerfile import last_stage
 from tests.fakes.task_api_server import FakeTaskApi
 
@@ -43,7 +43,8 @@ async def test_it_works_stays_healthy_and_stops(tmp_path: Path) -> None:
         del settings["STATE_URL"]  # its usual place must be the right one
         async with container([*IMAGE.command("ENTRYPOINT"), *IMAGE.command("CMD")], data, settings) as daemon:
             port = (await daemon.url()).rpartition(":")[2]
-            await api.until(lambda: set(api.states()) == {"succeeded"})
+            async with asyncio.timeout(REAL_SECONDS):
+                await api.until(lambda: set(api.states()) == {"succeeded"})
             assert await healthcheck(data, port) == (0, "healthy")
             os.kill(first_process(daemon.process.pid), signal.SIGTERM)
             assert await daemon.ended() == 0
