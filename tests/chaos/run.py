@@ -64,7 +64,7 @@ DRAIN_SECONDS = 150.0
 SECOND_OWNERS = 0.25
 """The share of the lives without a special plan beside which another process is started on the same state file."""
 
-HURRY = 0.5
+HURRY = 0.4
 """By how much lives are shorter in a hurry."""
 
 SECRETLY = "confidential"
