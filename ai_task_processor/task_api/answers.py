@@ -50,9 +50,14 @@ class Answer:
         return self.body[:64].lstrip().startswith(b"<")
 
 
+def is_success(status: int) -> bool:
+    """Whether a status is one of 2xx."""
+    return status // 100 == 2  # noqa: PLR2004  # what the first digit means
+
+
 def page_of(answer: Answer) -> bytes:
     """The body that lists the pending tasks."""
-    if not httpx2.codes.is_success(answer.status):
+    if not is_success(answer.status):
         raise _fetch_error(answer)
     if answer.incomplete:
         raise Unreachable(f"the list of tasks {answer.incomplete}")
@@ -67,7 +72,7 @@ def receipt_of(answer: Answer) -> Receipt:
     The status alone decides, for by then the PATCH has had its effect, however the body ends. But a web page with
     2xx or 404, and a 404 of a router that does not know the route, were not said about the task.
     """
-    if httpx2.codes.is_success(answer.status):
+    if is_success(answer.status):
         return _from_the_api(answer, Receipt.TAKEN)
     if answer.status in _GONE:
         return _from_the_api(answer, Receipt.GONE)

@@ -5,7 +5,6 @@ import contextlib
 import secrets
 import ssl
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote
@@ -16,7 +15,7 @@ from ai_task_processor import __version__
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.ports import Observer, Receipt
 from ai_task_processor.resilience.breaker import Breaker
-from ai_task_processor.task_api.answers import Answer, Unreachable, page_of, receipt_of, retry_after
+from ai_task_processor.task_api.answers import Answer, Unreachable, is_success, page_of, receipt_of, retry_after
 from ai_task_processor.task_api.auth import TokenAuth
 from ai_task_processor.task_api.exchange import NoAnswer, Pool, Reply, Request, encoded, exchange_over
 from ai_task_processor.task_api.observed import ObservedExchange
@@ -145,7 +144,7 @@ class TaskApiClient:
     def _answer(self, reply: Reply) -> Answer:
         """An error's body may quote our request; what it says goes into messages."""
         body = reply.body
-        if not HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
+        if not is_success(reply.status):
             body = self._auth.without_secrets(body.decode("utf-8", "replace")).encode()
         return Answer(
             status=reply.status,
@@ -157,6 +156,7 @@ class TaskApiClient:
 
 
 def _host(location: str) -> str:
-    with contextlib.suppress(httpx2.InvalidURL):
-        return httpx2.URL(location).host
+    if location:
+        with contextlib.suppress(httpx2.InvalidURL):
+            return httpx2.URL(location).host
     return ""

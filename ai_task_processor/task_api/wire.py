@@ -2,8 +2,8 @@
 
 import itertools
 import math
+import random
 import re
-import secrets
 from collections.abc import Generator
 from datetime import UTC, datetime
 from typing import TypeAlias
@@ -35,6 +35,8 @@ CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 NOT_AN_OBJECT = "the entry is not a JSON object"
 NO_ID = "the entry has neither _id nor id"
 BAD_ID = "the entry's id cannot be used: it must have 1 to 256 characters, none of them a control character"
+
+_chance = random.Random()  # noqa: S311  # a name, no secret: asking the system for each listed task costs too much
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -164,7 +166,7 @@ def _priority(value: object) -> int:
 def _correlation_id(value: object) -> str:
     if isinstance(value, str) and CORRELATION_ID.fullmatch(value):
         return value
-    return secrets.token_hex(8)
+    return f"{_chance.getrandbits(64):016x}"
 
 
 def _merged(runs: list[list[_Rank]]) -> Generator[None, None, list[_Rank]]:
