@@ -3,8 +3,8 @@
     python -m benchmarks.replicas [TASKS]
 
 One, two and four daemons as processes on one PostgreSQL (found or started as the tests do) drain TASKS tasks from a
-task server that is a process too. The mock provider takes 200 ms for a batch of 64. All of them share this machine, so
-that beside the provider's waiting its cores are the bound: run it where nothing else runs.
+task server that is a process too. The mock provider takes 200 ms for a batch. All of them share this machine, so that where
+the provider is not the bound, its cores are: run it where nothing else runs.
 """
 
 import asyncio
@@ -19,25 +19,25 @@ from tests.fakes.postgres import Database, database
 
 LATENCY = 0.2
 SIZES = (1, 2, 4)
-LANES = (1, 5)
+SHAPES = ((1, 16), (5, 64))
+"""Provider requests at once and texts in each: one that waits for its provider most of the time, and the usual one."""
 TRANSACTIONS = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
 
 
 async def main(count: int) -> None:
-    """Measure every size of the fleet, with few provider requests at once and with the usual number."""
-    print(f"{count} tasks, batches of 64, {LATENCY * 1000:.0f} ms for each; {os.cpu_count()} cores for everything")
-    print(
-        f"{'requests at once':>16} {'replicas':>9} {'tasks/s':>9} {'ratio':>6} {'transactions/s':>15} {'CPU cores':>10}"
-    )
-    for lanes in LANES:
+    """Measure every size of the fleet, where the provider is the bound and with the usual settings."""
+    print(f"{count} tasks, {LATENCY * 1000:.0f} ms for each provider request; {os.cpu_count()} cores for everything")
+    print(f"{'requests x texts':>16} {'replicas':>9} {'tasks/s':>9} {'ratio':>6} {'transactions/s':>15} {'cores':>6}")
+    for lanes, batch in SHAPES:
         alone = 0.0
         for size in SIZES:
-            rate, transactions, cores = await measured(size, lanes, count)
+            rate, transactions, cores = await measured(size, lanes, batch, count)
             alone = alone or rate
-            print(f"{lanes:16} {size:9} {rate:9.0f} {rate / alone:6.2f} {transactions:15.0f} {cores:6.2f}")
+            shape = f"{lanes} x {batch}"
+            print(f"{shape:>16} {size:9} {rate:9.0f} {rate / alone:6.2f} {transactions:15.0f} {cores:6.2f}")
 
 
-async def measured(size: int, lanes: int, count: int) -> tuple[float, float, float]:
+async def measured(size: int, lanes: int, batch: int, count: int) -> tuple[float, float, float]:
     """Tasks and transactions per second, and how many cores the replicas used."""
     with tempfile.TemporaryDirectory() as folder, database() as own:
         async with (
@@ -48,6 +48,7 @@ async def measured(size: int, lanes: int, count: int) -> tuple[float, float, flo
                 Path(folder),
                 mock_latency_seconds=LATENCY,
                 concurrency_limit=lanes,
+                batch_size=batch,
                 log_level="warning",
                 embedding_cache_mb=0,
             ) as crew,

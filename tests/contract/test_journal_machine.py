@@ -8,14 +8,17 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from ai_task_processor.domain.outcome import Deferred, Failed, Outcome, Settled, Succeeded, Vector
 from ai_task_processor.domain.ports import Backlog, Entry, Journal
 from ai_task_processor.domain.task import Task, urgency
+from ai_task_processor.journal.lease import Lease
 from ai_task_processor.journal.memory import MemoryJournal
 from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.storage.engine import open_storage
+from ai_task_processor.storage.postgres import database_time
+from tests.fakes.postgres import Database
 from tests.fakes.time import BEGINNING, ManualClock
 
 IDS = st.sampled_from("abcdef")
@@ -259,6 +262,29 @@ class SqliteMachine(MemoryMachine):
         self.runner.run(self.stack.aclose())
         self.folder.cleanup()
         super().teardown()
+
+
+class PostgresMachine(SqliteMachine):
+    """The same over a PostgreSQL database, as one of its replicas."""
+
+    url = ""
+
+    async def _reopened(self) -> Journal:
+        await self.stack.aclose()
+        storage = await self.stack.enter_async_context(open_storage(self.url))
+        return SqlJournal(storage, self.clock, Lease(storage, seconds=60, time=database_time, replica="one"))
+
+
+def test_postgres_machine(postgres: Database) -> None:
+    class Machine(PostgresMachine):
+        url = postgres.url
+
+        def opened(self) -> Journal:
+            postgres.clear()
+            return super().opened()
+
+    few = settings(max_examples=6, stateful_step_count=30, deadline=None)
+    run_state_machine_as_test(Machine, settings=few)  # type: ignore[no-untyped-call]  # hypothesis has no type for it
 
 
 TestMemoryMachine = MemoryMachine.TestCase

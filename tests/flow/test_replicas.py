@@ -6,11 +6,14 @@
 import asyncio
 import os
 import random
+import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from tests.fakes.daemon import finished, right_vector
@@ -104,6 +107,29 @@ async def test_four_replicas_poll_as_often_as_one(server: Cluster, tmp_path: Pat
             await crew.stop()
     assert (passed - 2 * lease - 2 * interval) / interval * 0.8 <= fetched <= passed / interval * 1.2
     assert [status for status, _ in statuses] == [200] * (REPLICAS - 1), statuses
+
+
+async def test_a_database_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = "postgresql://user:hidden@127.0.0.1:1/state"
+    async with task_server(tmp_path) as tasks, fleet(tasks, url, tmp_path, metrics_port=port) as crew:
+        await crew.start()
+        (life,) = crew.running
+        await life.process.says(LOST)
+        health, _ = await asked(port, "/health")
+        ready, body = await asked(port, "/ready")
+        assert (health, ready) == (200, 503)
+        assert "postgresql://127.0.0.1:1/state cannot be reached" in body
+        life.process.send(signal.SIGTERM)
+        assert await life.process.ended() == 0
+        assert "hidden" not in life.process.text + body
+
+
+async def asked(port: int, route: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{route}") as response:
+        return response.status, await response.text()
 
 
 async def haunted(crew: Fleet, tasks: Tasks, server: Cluster, own: Database) -> int:

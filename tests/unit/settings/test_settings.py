@@ -170,6 +170,20 @@ def test_the_older_name_of_the_state_file(monkeypatch: pytest.MonkeyPatch) -> No
     assert settings.state_location == "sqlite:////srv/limits.db"
 
 
+@pytest.mark.parametrize("url", ["postgresql://user:hidden@host:5432/name?password=hidden", "postgres://host/name"])
+def test_the_state_may_be_in_a_database(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    settings = load(monkeypatch, {"STATE_URL": url})
+    assert settings.state_location == url
+    assert "hidden" not in settings.state_shown
+    assert settings.state_shown.split("://")[1].startswith("host")
+
+
+def test_another_database_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = faults(monkeypatch, {"STATE_URL": "mysql://user:hidden@host/name"})
+    assert "postgresql://user:password@host:5432/database" in found
+    assert "hidden" not in found
+
+
 def test_the_example_file_shows_every_setting_and_its_default() -> None:
     path = Path(__file__).parents[3] / ".env.example"
     text = path.read_text(encoding="utf-8")
