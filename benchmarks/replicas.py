@@ -3,8 +3,8 @@
     python -m benchmarks.replicas [TASKS]
 
 One, two and four daemons as processes on one PostgreSQL (found or started as the tests do) drain TASKS tasks from a
-task server that is a process too. The mock provider takes 200 ms for a batch. All of them share this machine, so that where
-the provider is not the bound, its cores are: run it where nothing else runs.
+task server that is a process too. The mock provider takes 200 ms for a batch. All of them share this machine, so that
+where the provider is not the bound, its cores are: run it where nothing else runs.
 """
 
 import asyncio
