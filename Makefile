@@ -26,6 +26,9 @@ test: $(VENV)/ready-dev ## Run the tests
 replicas: $(VENV)/ready-dev ## Kill daemons on one PostgreSQL while they do 20,000 tasks
 	REPLICA_TASKS=20000 $(BIN)/pytest -q -s tests/flow/test_replicas.py
 
+bench: $(VENV)/ready-dev benchmarks/.venv/ready ## Measure it beside a bare script and other workers (ARGS=--quick: under a minute)
+	@$(BIN)/python benchmarks/performance.py $(ARGS)
+
 chaos: $(VENV)/ready-dev ## Kill the real daemon a hundred times while its servers fail
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
@@ -59,6 +62,12 @@ lock: $(VENV)/ready-dev ## Renew the pinned and hashed dependencies of the image
 
 clean: ## Remove what make has made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+benchmarks/.venv/ready: $(BIN)/python benchmarks/requirements.txt
+	@echo "Installing the workers that it is measured beside …"
+	@$(BIN)/python -m venv benchmarks/.venv
+	@benchmarks/.venv/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	@touch $@
 
 $(BIN)/python:
 	@python="$$($(FIND_PYTHON))"; \

@@ -1,0 +1,104 @@
+"""Runs a program on one core, and reads what it has used: Linux alone tells that of other processes."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+TICKS = os.sysconf("SC_CLK_TCK")
+PROC = Path("/proc")
+
+INHERITED = ("PATH", "PYTHONPATH")
+"""What of our environment a process gets; PYTHONPATH lets another copy of the program be tried."""
+
+
+class Group:
+    """A process and all that it starts."""
+
+    def __init__(self, command: Sequence[str], *, core: int, folder: Path, env: Mapping[str, str]) -> None:
+        self._log = os.fdopen(os.memfd_create("log"), "w+b")  # in memory, for the disk is the state's
+        with _on(core):
+            self._process = subprocess.Popen(  # noqa: S603  # commands of our own
+                command,
+                cwd=folder,
+                env={**_inherited(), "HOME": str(folder), **env},
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.returncode is None or any(self._members()):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.returncode is None:
+            self._process.wait()
+        self._log.close()
+
+    @property
+    def said(self) -> str:
+        """The end of what it wrote."""
+        return os.pread(self._log.fileno(), 2**24, 0)[-1_500:].decode(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        """The process that was started."""
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process itself has ended."""
+        return self._process.poll() is not None
+
+    def cpu(self) -> float:
+        """Seconds of CPU that its living processes have used, in all of their threads."""
+        return sum(sum(map(int, fields[11:13])) for fields in self._members()) / TICKS
+
+    def cpu_at_end(self) -> float:
+        """Wait until the process ends, and answer what it has used, to the microsecond."""
+        _, status, used = os.wait4(self._process.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        return used.ru_utime + used.ru_stime
+
+    def peak(self) -> float:
+        """Megabytes of memory that its living processes have used at most, each by itself."""
+        return sum(_peak(fields) for fields in self._members())
+
+    def _members(self) -> Iterator[list[str]]:
+        """The fields of /proc/PID/stat from the third on, and the PID at the end."""
+        for file in PROC.glob("[0-9]*/stat"):
+            try:
+                fields = file.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has just ended
+            if int(fields[3]) == self._process.pid:
+                yield [*fields, file.parent.name]
+
+
+def _peak(fields: list[str]) -> float:
+    try:
+        status = (PROC / fields[-1] / "status").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
+
+
+@contextmanager
+def _on(core: int) -> Iterator[None]:
+    """What is started inside runs on that core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _inherited() -> dict[str, str]:
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
