@@ -57,8 +57,8 @@ def outcome_columns(outcome: Settled) -> Columns:
         return _NOTHING | {"state": "failed", "outcome": FAILED, "error": storable(outcome.reason)}
     columns = _NOTHING | {
         "state": "succeeded",
-        "model": outcome.model,
-        "provider": outcome.provider,
+        "model": storable(outcome.model),
+        "provider": storable(outcome.provider),
         "tokens": outcome.tokens,
     }
     if isinstance(outcome.result, Vector):

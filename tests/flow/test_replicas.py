@@ -20,7 +20,7 @@ from tests.fakes.daemon import finished, right_vector
 from tests.fakes.fleet import Fleet, Life, Tasks, fleet, task_server
 from tests.fakes.postgres import Cluster, Database, cluster, database
 
-TASKS = int(os.environ.get("REPLICA_TASKS", "1500"))
+TASKS = int(os.environ.get("REPLICA_TASKS", "1000"))
 REPLICAS = 4
 BATCH = 16
 LANES = 5
