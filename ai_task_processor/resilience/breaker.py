@@ -17,7 +17,7 @@ T = TypeVar("T")
 BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
 
 PROBE_FLOOR = 1.0
-"""Seconds that a refused caller is told to wait while a probe is out: nobody knows when the probe will end."""
+"""Seconds that a refused caller is told to wait, at least, while a probe is out: nobody knows when it will end."""
 
 ROUNDING = 0.001
 """Seconds that a pause may end early: a short time added to Unix seconds is rounded, and who waits would spin."""
@@ -65,6 +65,7 @@ class Breaker:
         self._era = 0
         self._pause_ends = -math.inf
         self._probing = False
+        self._probing_since = -math.inf
 
     @property
     def state(self) -> BreakerState:
@@ -76,8 +77,13 @@ class Breaker:
         """When a call may next be tried (Unix seconds); None where that is now."""
         if self.state == "closed":
             return None
-        remaining = PROBE_FLOOR if self._probing else self._pause_ends - self._clock.monotonic()
+        now = self._clock.monotonic()
+        remaining = self._rest_of_probe(now) if self._probing else self._pause_ends - now
         return self._clock.now() + remaining if remaining > ROUNDING else None
+
+    def _rest_of_probe(self, now: float) -> float:
+        """Once more as long as the probe has taken: who is refused comes back a few times, not every second."""
+        return max(PROBE_FLOOR, min(now - self._probing_since, self._recovery_seconds))
 
     async def call(self, function: Callable[[], Awaitable[T]]) -> T:
         """Await ``function`` and learn from how it ends; its result and errors pass through.
@@ -115,6 +121,7 @@ class Breaker:
         if self.state == "open":
             self._change(self._circuit.half_open)
         self._probing = True
+        self._probing_since = self._clock.monotonic()
         return True
 
     def _learn_from(self, error: Exception) -> None:

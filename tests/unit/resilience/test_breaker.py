@@ -143,6 +143,26 @@ async def test_one_probe_at_a_time_and_a_floor_for_the_others() -> None:
 
 
 @virtual_time
+async def test_while_a_probe_hangs_the_others_come_back_seldom() -> None:
+    clock = LoopClock()
+    breaker = breaker_with(clock)
+    await fail(breaker, THRESHOLD)
+    await asyncio.sleep(RECOVERY)
+    probe = asyncio.create_task(breaker.call(lambda: asyncio.sleep(300)))
+    await asyncio.sleep(0)
+    began, refusals = clock.now(), 0
+    while clock.now() < began + 290:
+        with pytest.raises(BreakerOpen) as refused:
+            await breaker.call(lambda: asyncio.sleep(0))
+        refusals += 1
+        assert PROBE_FLOOR <= refused.value.until - clock.now() <= max(RECOVERY, PROBE_FLOOR) + 0.001
+        await asyncio.sleep(refused.value.until - clock.now())
+    assert refusals < 30
+    await probe
+    assert breaker.state == "closed"
+
+
+@virtual_time
 async def test_a_cancelled_probe_makes_room_for_the_next() -> None:
     breaker = breaker_with(LoopClock())
     await fail(breaker, THRESHOLD)
