@@ -223,6 +223,7 @@ def _limits(chance: random.Random) -> dict[str, object]:
 
 def _tasks(chance: random.Random, healed: float, seed: int, *, alone_in_limit: bool) -> tuple[Planned, ...]:
     weights = {kind: chance.choice((0, 0, 1, 3)) for kind in (DUPLICATE, POISON, CRASHING, MALFORMED, UNKNOWN)}
+    weights[DUPLICATE] *= 4
     weights |= {NAMELESS: chance.choice((0, 0, 2)), UNWELCOME: chance.choice((0, 0, 0, 2)), GOOD: 40}
     if alone_in_limit:
         weights[CRASHING] = (
@@ -267,6 +268,14 @@ def _task(
     if chance.random() < 0.2:
         entry["priority"] = chance.choice(("critical", "high", "low", 5))
     return Planned(at, kind, task_id, entry, text, dimensions)
+
+
+def last_task(name: str, number: int) -> Planned:
+    """A task that nothing is wrong with."""
+    text = f"last text {name}"
+    content = {"text": text, "model": MODEL, "dimensions": 4}
+    entry = {"_id": f"t{name}", "type": "text_embedding", "content": content, "correlationId": f"c-{number}"}
+    return Planned(0.0, GOOD, f"t{name}", entry, text, 4)
 
 
 def _listed_for_ever(tasks: tuple[Planned, ...]) -> int:
@@ -319,20 +328,28 @@ def _api(chance: random.Random, healed: float, tasks: int) -> Api:
 
 
 def _engines(chance: random.Random, healed: float, names: str) -> dict[str, Engine]:
-    return {
-        name: Engine(
-            weather=Weather(
-                outages=drawn_outages(chance, PROVIDER_OUTAGES, 2, healed),
-                rates=drawn_rates(chance, PROVIDER_FAULTS, chance.choice((0.0, 0.2, 0.5))),
-                latency=chance.choice(((0.0, 0.0), (0.01, 0.3), (0.5, 5.0))),
-                slow=chance.choice((0.0, 0.0, 0.05)),
-                wishes=chance.choice(((1,), (5, 30), (60, 600))),
-            ),
-            most_characters=chance.choice((100, 1_000, 1_000_000)),
-            timeout=chance.choice((15.0, 60.0)),
+    return {name: _engine(chance, healed) for name in names.split()}
+
+
+def _engine(chance: random.Random, healed: float) -> Engine:
+    latency, slow, timeout = chance.choice(
+        (
+            ((0.0, 0.0), 0.0, 60.0),
+            ((0.01, 0.29), 0.05, 60.0),  # slow answers come just in time: what is too late is a fault, and drawn as one
+            ((0.5, 5.0), 0.0, 15.0),
         )
-        for name in names.split()
-    }
+    )
+    return Engine(
+        weather=Weather(
+            outages=drawn_outages(chance, PROVIDER_OUTAGES, 2, healed),
+            rates=drawn_rates(chance, PROVIDER_FAULTS, chance.choice((0.0, 0.2, 0.5))),
+            latency=latency,
+            slow=slow,
+            wishes=chance.choice(((1,), (5, 30), (60, 600))),
+        ),
+        most_characters=chance.choice((100, 1_000, 1_000_000)),
+        timeout=timeout,
+    )
 
 
 def _ends(chance: random.Random, healed: float) -> Ends:

@@ -75,7 +75,7 @@ class Guardian:
 
 
 class GuardedJournal:
-    """The port ``Journal`` as one life of the daemon sees it; ``settled`` and ``reported`` hear of commits."""
+    """The port ``Journal`` as one life of the daemon sees it; the callables hear of commits."""
 
     def __init__(
         self,
@@ -84,11 +84,13 @@ class GuardedJournal:
         *,
         settled: Callable[[Mapping[str, Outcome]], None],
         reported: Callable[[Sequence[str]], None],
+        parked: Callable[[str], None],
     ) -> None:
         self._journal = journal
         self._do = guardian.transact
         self._settled = settled
         self._reported = reported
+        self._parked = parked
 
     async def mark(self) -> int:
         return await self._do("mark", self._journal.mark)
@@ -115,7 +117,7 @@ class GuardedJournal:
         await self._do("postpone", lambda: self._journal.postpone(task_ids, until, counts=counts))
 
     async def park(self, task_id: str, reason: str) -> None:
-        await self._do("park", lambda: self._journal.park(task_id, reason))
+        await self._do("park", lambda: self._journal.park(task_id, reason), lambda: self._parked(task_id))
 
     async def reopen(self) -> None:
         await self._do("reopen", self._journal.reopen)
@@ -190,11 +192,12 @@ def guarded(
     *,
     settled: Callable[[Mapping[str, Outcome]], None],
     reported: Callable[[Sequence[str]], None],
+    parked: Callable[[str], None],
 ) -> State:
     """The state, every part of it behind the guardian."""
     assert state.memory is not None
     return State(
-        journal=GuardedJournal(state.journal, guardian, settled=settled, reported=reported),
+        journal=GuardedJournal(state.journal, guardian, settled=settled, reported=reported, parked=parked),
         limits=GuardedLimits(state.limits, guardian),
         memory=Memory(GuardedCache(state.memory.cache, guardian), GuardedSpaces(state.memory.spaces, guardian)),
     )

@@ -14,7 +14,7 @@ from typing import Self
 
 from ai_task_processor.app import App, State, World, open_app
 from ai_task_processor.domain.clock import Clock, SystemClock
-from ai_task_processor.domain.events import BatchCrashed, Event, Parked, Stopped
+from ai_task_processor.domain.events import BatchCrashed, Event, Stopped
 from ai_task_processor.domain.ports import Backlog
 from ai_task_processor.engines import Bench
 from ai_task_processor.engines import Engine as WiredEngine
@@ -23,7 +23,7 @@ from tests.simulation.invariants import Ledger, LifeFacts
 from tests.simulation.life import CANCELLED_WITHIN, Life, Trap
 from tests.simulation.machine import Machine, SimulatedLoop, SimulationStuck
 from tests.simulation.provider import Leaf, SimulatedProvider
-from tests.simulation.scenario import MODEL, UNWELCOME, Scenario
+from tests.simulation.scenario import MODEL, UNWELCOME, Scenario, last_task
 from tests.simulation.server import TaskServer, Wire
 from tests.simulation.state import Disk, Guardian, guarded
 from tests.simulation.trace import Trace
@@ -33,6 +33,9 @@ GLANCE = 20.0
 
 PATIENCE = 3 * 86_400.0
 """Simulated seconds after the healing in which everything must have come to rest."""
+
+LAST_GRACE = 90.0
+"""Simulated seconds in which the last stop, with nothing in its way, has finished and delivered what was begun."""
 
 POINTS = (
     *(
@@ -102,6 +105,7 @@ class _Simulation:
         self._disk = Disk(folder, self._settings)
         self._deaths = 0
         self._goes_on = True
+        self._something_sent = asyncio.Event()
         self._parked: set[str] = set()
         self._unreported: int | None = None
         self._app: App | None = None
@@ -154,14 +158,7 @@ class _Simulation:
     async def _ended(self, life: Life, work: "asyncio.Task[None]", *, will_die: bool) -> bool:
         """Wait for the end of a life, and look at it; answer whether there is to be another."""
         if not will_die:
-            await self._at_rest(work)
-            if work.done():
-                self._check_end(life, work)
-                self._ledger.violated("the daemon ended although nobody stopped it")
-                return False
-            self._check_rest(await self._backlog())
-            await self._stop(life, work, grace=30.0)
-            self._check_clean_end(life)
+            await self._last_days(life, work)
             return False
         seconds = self._chance.expovariate(1 / self._scenario.ends.mean)
         died = asyncio.create_task(life.died.wait(), name="death")
@@ -177,6 +174,29 @@ class _Simulation:
             self._ledger.counts["reboots"] += 1
             self._machine.reboot()
         return True
+
+    async def _last_days(self, life: Life, work: "asyncio.Task[None]") -> None:
+        """Everything comes to rest; then the daemon is stopped while it works in a world in which all is well."""
+        await self._at_rest(work)
+        if not work.done():
+            self._check_rest(await self._backlog())
+            await self._begins_something(work)
+        if work.done():
+            self._check_end(life, work)
+            self._ledger.violated("the daemon ended although nobody stopped it")
+            return
+        await self._stop(life, work, grace=LAST_GRACE)
+        self._check_clean_end(life)
+
+    async def _begins_something(self, work: "asyncio.Task[None]") -> None:
+        """Give it a few tasks, and wait until the first has gone to a provider; limits may allow none for long."""
+        for number in range(3):
+            self._server.create(last_task(f"{self._scenario.seed}-last-{number}", number))
+        self._something_sent.clear()
+        sent = asyncio.create_task(self._something_sent.wait(), name="sent")
+        patience = 3 * self._settings.polling_interval_seconds + 120
+        await asyncio.wait({work, sent}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        sent.cancel()
 
     async def _work(self, life: Life) -> None:
         clock = SystemClock(wall=self._machine.wall, monotonic=self._machine.monotonic)
@@ -246,7 +266,13 @@ class _Simulation:
             self._state = state
             life = self._life
             guardian = Guardian(life, self._scenario.journal_latency)
-            yield guarded(state, guardian, settled=self._ledger.settled, reported=self._written_down)
+            yield guarded(
+                state,
+                guardian,
+                settled=self._ledger.settled,
+                reported=self._written_down,
+                parked=self._parked.add,
+            )
 
     def _written_down(self, task_ids: Sequence[str]) -> None:
         for task_id in task_ids:
@@ -260,13 +286,12 @@ class _Simulation:
         self._line = max(self._line + now - self._line_at, self._clock.now())
         self._line_at = now
         self._ledger.sent.append((now, self._line, count))
+        self._something_sent.set()
 
     def _observe(self, event: Event) -> None:
         match event:
             case BatchCrashed(traceback=traceback):
                 self._ledger.violated(f"a defect: {traceback.strip().splitlines()[-1]}\n{traceback}")
-            case Parked(task_id=task_id):
-                self._parked.add(task_id)
             case Stopped(unreported=unreported):
                 self._unreported = unreported
         self._ledger.counts[f"event: {type(event).__name__}"] += 1
@@ -311,7 +336,7 @@ class _Simulation:
 
     def _check_clean_end(self, life: Life) -> None:
         if life.facts.abrupt:
-            self._ledger.violated("the last stop took longer than its grace although nothing was left to do")
+            self._ledger.violated("the last stop took longer than its grace although nothing was in its way")
         if self._unreported != 0:
             self._ledger.violated(f"the last life ended with {self._unreported} unreported")
 
