@@ -8,7 +8,7 @@ FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 p
 RULE_MANIFEST := deploy/kubernetes/components/monitoring/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test replicas chaos check format docs image rules lock clean
+.PHONY: help demo run test bench replicas chaos check format docs image rules lock clean
 
 help: ## Show what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,7 +61,7 @@ lock: $(VENV)/ready-dev ## Renew the pinned and hashed dependencies of the image
 	echo hatchling | $(LOCK) - --output-file requirements-build.lock
 
 clean: ## Remove what make has made
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) benchmarks/.venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 benchmarks/.venv/ready: $(BIN)/python benchmarks/requirements.txt
 	@echo "Installing the workers that it is measured beside …"

@@ -26,9 +26,9 @@ def cold_starts(base: str, *, rounds: int, core: int) -> Mapping[str, Range]:
     for number in range(rounds + 1):
         for name, seconds in {
             'python -c "import httpx2"': _to_its_end([sys.executable, "-c", "import httpx2"], core),
-            "ai-task-processor --help": _to_its_end([PROGRAM, "--help"], core),
-            "ai-task-processor run, mock, until ready": _to_ready(base, "mock", core),
-            "ai-task-processor run, openai, until ready": _to_ready(base, "openai", core),
+            "--help": _to_its_end([PROGRAM, "--help"], core),
+            "run until ready, mock": _to_ready(base, "mock", core),
+            "run until ready, openai": _to_ready(base, "openai", core),
         }.items():
             if number:
                 found.setdefault(name, []).append(seconds)
