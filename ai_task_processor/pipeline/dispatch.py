@@ -98,6 +98,7 @@ class Dispatch:
         self._clock = clock
         self._observer = observer
         self._random = randomness
+        self._in_doubt = False  # whether the last failure left open who is at fault
         self._company: dict[str, int] = {}  # by task id: how many may travel with it after its batch was refused
         self._closed: dict[str, float] = {}  # by batch key: until when there is no use in claiming more of the kind
         self._quiet_until = -math.inf  # before that nothing is announced
@@ -108,7 +109,7 @@ class Dispatch:
         quiet = self._quiet_until - self._clock.now()
         if quiet > 0:
             return quiet
-        opens_at = self._limiter.opens_at(self._settings.least)
+        opens_at = self._limiter.opens_at(self._worth_beginning())
         if opens_at is not None:
             return max(0.0, opens_at - self._clock.now())
         tasks = await self._journal.claim(self._worth_claiming(), without=self._closed_keys())
@@ -117,9 +118,17 @@ class Dispatch:
         await self._perform(await self._announced(await self._fitting(tasks)))
         return 0.0
 
+    def _worth_beginning(self) -> Amount:
+        """The least that the limits must have room for: in doubt one place more, to find out who is at fault.
+
+        Or a limit that has one place at a time would let one input that breaks the provider be tried for ever.
+        """
+        least = self._settings.least
+        return replace(least, tasks=least.tasks + 1) if self._in_doubt else least
+
     def _worth_claiming(self) -> int:
-        """As many tasks as fit into the limits, less one: should they fail, somebody must be asked who is at fault."""
-        return max(1, min(self._settings.batch_size, self._limiter.headroom().tasks - 1))
+        room = self._limiter.headroom().tasks - int(self._in_doubt)
+        return max(1, min(self._settings.batch_size, room))
 
     async def _fitting(self, tasks: Sequence[Task]) -> Sequence[Planned]:
         """Plan as many tasks as the limits have room for; the others are given back."""
@@ -217,12 +226,14 @@ class Dispatch:
         self._tell_started(batch)
         try:
             outcomes, cause = await self._processors[batch.type].perform(batch), ""
+            self._in_doubt = False
         except ProviderRejected as error:
             if len(batch.works) > 1 and not error.every_input:
                 self._observer(BatchSplit(batch.type, batch.key, len(batch.works), str(error)))
                 return self._split(batch)
             outcomes, cause = self._all(batch, Failed(str(error))), type(error).__name__
         except (NotNow, ProviderError) as error:
+            self._in_doubt = not (isinstance(error, ProviderUnavailable) and error.own_fault)
             outcomes, cause = self._deferred(batch, error), type(error).__name__
         except JournalError:
             raise

@@ -4,7 +4,12 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from ai_task_processor.domain.clock import Clock
-from ai_task_processor.domain.errors import ProviderAccountRefused, ProviderPaused, ProviderThrottled
+from ai_task_processor.domain.errors import (
+    ProviderAccountRefused,
+    ProviderPaused,
+    ProviderThrottled,
+    ProviderUnavailable,
+)
 from ai_task_processor.domain.events import ProviderResumed, ProviderWasPaused
 from ai_task_processor.domain.ports import Observer
 
@@ -27,7 +32,7 @@ class Pause:
 
     A refused account: nothing is sent until the pause is over, then one request at a time tries whether it still is;
     its success ends the matter, its refusal begins a longer pause, anything else leaves the trying to the next.
-    A throttling: nothing is sent until the time that the provider gave.
+    A throttling, or being unavailable with a wish to wait: nothing is sent until the time that the provider gave.
     """
 
     def __init__(self, provider: str, *, clock: Clock, observer: Observer) -> None:
@@ -56,6 +61,10 @@ class Pause:
         except ProviderThrottled as error:
             self._throttle(error)
             raise self._paused(str(error)) from error
+        except ProviderUnavailable as error:
+            if error.retry_after and not error.own_fault:
+                self._close_for(error.retry_after, str(error))
+            raise
         else:
             self._succeed(probing=probing)
             return answer

@@ -20,8 +20,8 @@ def write(line: str) -> None:
 def replay(seed: int) -> int:
     """Print everything that happened; answer how many invariants were violated."""
     report = simulate(drawn(seed))
-    write("\n".join(report.trace))
-    write(f"\nseed {seed}: {report.simulated:.0f} simulated seconds, hash {report.hash}")
+    write("\n".join(report.trace.lines))
+    write(f"\nseed {seed}: {report.simulated:.0f} simulated seconds, hash {report.trace.hash}")
     for violation in report.violations:
         write(f"violated: {violation}")
     return len(report.violations)
@@ -36,7 +36,7 @@ def run_many(first: int, last: int) -> int:
         report = simulate(drawn(seed))
         counts.update(report.counts)
         if time.perf_counter() - started > SLOW:
-            write(f"seed {seed}: took {time.perf_counter() - started:.1f} s, {len(report.trace)} lines")
+            write(f"seed {seed}: took {time.perf_counter() - started:.1f} s, {len(report.trace.lines)} lines")
         if report.violations:
             failed += 1
             write(f"seed {seed}: {report.violations[0].splitlines()[0]}")

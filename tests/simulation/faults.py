@@ -80,9 +80,11 @@ class Weather:
         return ""
 
     def delay(self, now: float, healed: float, chance: random.Random) -> float:
-        """Seconds for one way at ``now``; from ``healed`` on all is quick enough."""
+        """Seconds for one way at ``now``; from ``healed`` on all is quick."""
         seconds = chance.uniform(*self.latency)
-        return seconds * 100 if chance.random() < self.slow and now < healed else seconds
+        if now >= healed:
+            return seconds / 20
+        return seconds * 100 if chance.random() < self.slow else seconds
 
 
 CALM = Weather()

@@ -133,7 +133,7 @@ class Scenario:
 def drawn(seed: int) -> Scenario:
     """The scenario of a seed."""
     chance = random.Random(f"scenario {seed}")
-    healed = chance.choice((300.0, 900.0, 1_800.0, 1_800.0, 3_600.0, 3_600.0, 7_200.0, 21_600.0))
+    healed = chance.choice((300.0, 900.0, 1_800.0, 1_800.0, 3_600.0, 3_600.0, 7_200.0, 14_400.0))
     jumps = _jumps(chance, healed)
     settings = _settings(chance, healed)
     engines = _engines(chance, healed, "ollama openai" if settings["processing_mode"] == "hybrid" else "openai")
@@ -164,7 +164,7 @@ def _settings(chance: random.Random, healed: float) -> dict[str, object]:
     return basic_settings() | {
         "processing_mode": "hybrid" if hybrid else "openai",
         "hybrid_fallback_model": chance.choice(("text-embedding-3-small", "none")),
-        "polling_interval_seconds": max(chance.choice((1, 5, 30)), healed / 120),
+        "polling_interval_seconds": max(chance.choice((1, 5, 30)), healed / 80),
         "request_timeout": chance.choice((2, 10, 30)),
         "unknown_task_types": chance.choice(("leave", "leave", "fail")),
         "result_format": chance.choice(("vector", "detailed")),
@@ -229,7 +229,7 @@ def _tasks(chance: random.Random, healed: float, seed: int, *, alone_in_limit: b
         weights[CRASHING] = (
             0  # with one place in a minute nobody can be asked who is at fault: it would be tried for ever
         )
-    count = chance.choice((3, 10, 20, 20, 30, 60))
+    count = chance.choice((3, 10, 20, 20, 30, 50))
     dimensions = chance.choice(((4,), (4, 8), (4, 8, 16), (8, None)))
     early = chance.random()
     tasks: list[Planned] = []

@@ -1,7 +1,6 @@
 """The simulated world: runs the daemon from life to life until everything has come to rest, and judges."""
 
 import asyncio
-import dataclasses
 import logging
 import random
 import tempfile
@@ -63,8 +62,7 @@ class Report:
 
     seed: int
     violations: Sequence[str]
-    hash: str
-    trace: Sequence[str]
+    trace: Trace
     counts: Mapping[str, int]
     simulated: float
 
@@ -88,7 +86,7 @@ def simulate(scenario: Scenario) -> Report:
                 ledger.violated(str(stuck))
         for complaint in (*loop.complaints, *complaints.messages):
             ledger.violated(f"a complaint: {complaint}")
-        return Report(scenario.seed, ledger.violations, trace.hash, trace.lines, Counter(ledger.counts), loop.time())
+        return Report(scenario.seed, ledger.violations, trace, Counter(ledger.counts), loop.time())
 
 
 class _Simulation:
@@ -295,7 +293,7 @@ class _Simulation:
             case Stopped(unreported=unreported):
                 self._unreported = unreported
         self._ledger.counts[f"event: {type(event).__name__}"] += 1
-        self._tell(f"    {_told(event)}")
+        self._tell(event)
 
     # --- Rest ---------------------------------------------------------------------------------------------------------
 
@@ -361,17 +359,6 @@ class _Complaints(logging.Handler):
 
 def _idle(backlog: Backlog) -> bool:
     return backlog.listed_again == backlog.parked
-
-
-def _told(event: Event) -> str:
-    """An event in one line, without what is different in each run."""
-    facts = {
-        field.name: getattr(event, field.name)
-        for field in dataclasses.fields(event)
-        if field.name not in {"correlation_id", "facts"}
-    }
-    said = " ".join(f"{name}={value}" for name, value in facts.items() if value != "")
-    return f"{type(event).__name__} {said}"
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -223,7 +223,7 @@ async def test_a_limit_below_the_batch_size_still_lets_work_through() -> None:
     house = House(echo, limiter=OneWindow(room=3))
     await house.hold(*numbered(6))
     await house.drain()
-    assert [len(ids) for ids in echo.performed] == [2, 2, 2]
+    assert [len(ids) for ids in echo.performed] == [3, 3]
 
 
 async def test_a_closed_window_lets_dispatch_rest_until_it_opens() -> None:
@@ -335,3 +335,17 @@ async def test_a_task_api_that_fails_every_announcement_hears_fewer_and_fewer() 
     while house.clock.now() < began + 3_600:
         house.clock.advance(max(1.0, await house.dispatch.step()))
     assert 60 <= len(house.reporter.announced) <= 140
+
+
+async def test_after_a_failure_that_left_open_who_is_at_fault_one_place_is_left_to_find_out() -> None:
+    failures = iter([ProviderUnavailable("down")])
+
+    def down_once(_: Sequence[str]) -> None:
+        for error in failures:
+            raise error
+
+    echo = Echo(down_once)
+    house = House(echo, limiter=OneWindow(room=3))
+    await house.hold(*numbered(6))
+    await house.drain()
+    assert [len(ids) for ids in echo.performed] == [3, 2, 1, 3]

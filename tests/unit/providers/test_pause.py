@@ -149,3 +149,22 @@ async def test_a_throttling_without_advice_holds_longer_each_time() -> None:
     assert holds == [5, 10, 20, 40, LONGEST_HOLD, LONGEST_HOLD]
     await house.ask()
     assert await house.until(ProviderThrottled("slow down")) == FIRST_HOLD
+
+
+async def test_a_provider_that_is_unavailable_and_says_for_how_long_is_left_alone() -> None:
+    house = House()
+    with pytest.raises(ProviderUnavailable):
+        await house.ask(ProviderUnavailable("busy", retry_after=600))
+    house.clock.advance(10)
+    assert await house.until() == 590
+    assert house.sent == 1
+    assert house.pause.refused is None
+    house.clock.advance(590)
+    await house.ask()
+
+
+async def test_inputs_at_fault_keep_no_others_away() -> None:
+    house = House()
+    with pytest.raises(ProviderUnavailable):
+        await house.ask(ProviderUnavailable("busy", retry_after=600, own_fault=True))
+    await house.ask()
