@@ -13,6 +13,10 @@ LONGEST_SPIN = 20_000
 """Rounds of the loop in one moment of simulated time, after which something is taken to spin."""
 
 
+TURN = 1e-6
+"""Seconds that a turn of the loop takes: without them a wait that ends a rounding error early would never end."""
+
+
 class SimulationStuck(Exception):
     """The simulated world does not go on by itself."""
 
@@ -43,6 +47,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self._elapsed += timeout
             self._spun = 0
         else:
+            self._elapsed += TURN
             self._spun += 1
             if self._spun > LONGEST_SPIN:
                 self._spun = 0

@@ -164,7 +164,7 @@ def _settings(chance: random.Random, healed: float) -> dict[str, object]:
     return basic_settings() | {
         "processing_mode": "hybrid" if hybrid else "openai",
         "hybrid_fallback_model": chance.choice(("text-embedding-3-small", "none")),
-        "polling_interval_seconds": max(chance.choice((1, 5, 30)), healed / 80),
+        "polling_interval_seconds": max(chance.choice((1, 5, 30)), healed / 60),
         "request_timeout": chance.choice((2, 10, 30)),
         "unknown_task_types": chance.choice(("leave", "leave", "fail")),
         "result_format": chance.choice(("vector", "detailed")),
@@ -210,11 +210,11 @@ def basic_settings() -> dict[str, object]:
 def _limits(chance: random.Random) -> dict[str, object]:
     limits: dict[str, object] = {"rate_limit_strategy": chance.choice(("rolling", "fixed"))}
     if chance.random() < 0.8:
-        limits["rate_limit_per_minute"] = chance.choice((1, 3, 10, 30))
+        limits["rate_limit_per_minute"] = chance.choice((1, 2, 3, 10, 30))
     if chance.random() < 0.5:
         limits["rate_limit_per_hour"] = chance.choice((20, 60, 200))
     if chance.random() < 0.3:
-        limits["rate_limit_per_day"] = chance.choice((150, 400))
+        limits["rate_limit_per_day"] = chance.choice((300, 600))
     return limits
 
 
@@ -223,13 +223,13 @@ def _limits(chance: random.Random) -> dict[str, object]:
 
 def _tasks(chance: random.Random, healed: float, seed: int, *, alone_in_limit: bool) -> tuple[Planned, ...]:
     weights = {kind: chance.choice((0, 0, 1, 3)) for kind in (DUPLICATE, POISON, CRASHING, MALFORMED, UNKNOWN)}
-    weights[DUPLICATE] *= 4
+    weights[DUPLICATE] *= chance.choice((1, 4, 20))
     weights |= {NAMELESS: chance.choice((0, 0, 2)), UNWELCOME: chance.choice((0, 0, 0, 2)), GOOD: 40}
     if alone_in_limit:
         weights[CRASHING] = (
             0  # with one place in a minute nobody can be asked who is at fault: it would be tried for ever
         )
-    count = chance.choice((3, 10, 20, 20, 30, 50))
+    count = chance.choice((3, 10, 10, 20, 30, 40))
     dimensions = chance.choice(((4,), (4, 8), (4, 8, 16), (8, None)))
     early = chance.random()
     tasks: list[Planned] = []
@@ -368,4 +368,4 @@ def _jumps(chance: random.Random, healed: float) -> tuple[tuple[float, float], .
     if chance.random() < 0.75:
         return ()
     moments = sorted(chance.uniform(0, healed) for _ in range(chance.randint(1, 4)))
-    return tuple((moment, chance.choice((-3600.0, 3600.0, -1.0, 1.0))) for moment in moments)
+    return tuple((moment, chance.choice((-3600.0, 3600.0, -1.0, 1.0, -864_000.0))) for moment in moments)

@@ -30,7 +30,7 @@ from tests.simulation.trace import Trace
 GLANCE = 20.0
 """Simulated seconds between two looks at whether everything is at rest."""
 
-PATIENCE = 3 * 86_400.0
+PATIENCE = 6 * 86_400.0
 """Simulated seconds after the healing in which everything must have come to rest."""
 
 LAST_GRACE = 90.0
@@ -314,7 +314,16 @@ class _Simulation:
 
     async def _all_done(self) -> bool:
         healed = self._loop.time() > self._scenario.healed
-        return healed and self._server.is_at_rest() and _idle(await self._backlog())
+        return healed and self._server.is_at_rest() and not self._not_parked() and _idle(await self._backlog())
+
+    def _not_parked(self) -> list[str]:
+        """Tasks whose results will be refused, and which have not come to that yet."""
+        unwelcome = [item for item in self._server.items.values() if item.plan.kind == UNWELCOME]
+        return [
+            item.plan.id
+            for item in unwelcome
+            if item.plan.id not in self._parked and not item.foreign and not item.gone
+        ]
 
     async def _backlog(self) -> Backlog:
         assert self._state is not None
@@ -329,6 +338,8 @@ class _Simulation:
         unwelcome = {item.plan.id for item in self._server.items.values() if item.plan.kind == UNWELCOME}
         if self._parked - unwelcome:
             self._ledger.violated(f"parked without need: {sorted(self._parked - unwelcome)}")
+        if self._not_parked():
+            self._ledger.violated(f"not parked although they are refused: {self._not_parked()}")
         if backlog.parked > len(self._parked):
             self._ledger.violated(f"{backlog.parked} rows are parked, but only {len(self._parked)} were")
 
