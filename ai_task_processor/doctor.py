@@ -14,17 +14,17 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection
 
-from ai_task_processor.app import make_client, open_wire
 from ai_task_processor.domain.clock import SystemClock
 from ai_task_processor.domain.errors import ConfigurationError, TaskProcessorError
 from ai_task_processor.domain.events import Event
-from ai_task_processor.engines import Bench, engine_names, make_engine
 from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.settings import Settings
 from ai_task_processor.storage.engine import is_postgres, open_storage, sqlite_path
 from ai_task_processor.storage.migrations import schema_number
 from ai_task_processor.task_api.client import TaskApiClient
 from ai_task_processor.task_api.source import ApiTaskSource
+from ai_task_processor.wiring.engines import Bench, engine_names, make_engine
+from ai_task_processor.wiring.task_api import make_client, open_wire
 
 CREDENTIALS_ADVICE = "Check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and ORY_PROJECT_SLUG or OAUTH2_TOKEN_URL."
 TASK_API_ADVICE = "Check API_BASE_URL, that the API runs, and that its guard lets this client read and write tasks."

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ai_task_processor.app import App, World, credentials, open_app, open_wire
+from ai_task_processor.app import App, World, open_app
 from ai_task_processor.demo.texts import nearest, read_texts, shipped_claims
 from ai_task_processor.domain.clock import SystemClock
 from ai_task_processor.domain.events import Event, ProviderCalled, Reported, TaskSettled
@@ -27,6 +27,7 @@ from ai_task_processor.server.credentials import Credentials
 from ai_task_processor.server.run import run_task_server
 from ai_task_processor.settings import Settings, load_settings
 from ai_task_processor.task_api.auth import TokenAuth
+from ai_task_processor.wiring.task_api import credentials, open_wire
 
 POSTED_AT_ONCE = 1_000
 """Tasks in one request to the task server."""

@@ -19,16 +19,17 @@ import aiohttp
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from ai_task_processor.app import App, State, World, open_app, state_in
+from ai_task_processor.app import App, World, open_app
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import Event, Reported
 from ai_task_processor.domain.ports import Backlog, Journal
-from ai_task_processor.engines import MakeEngine, make_engine
 from ai_task_processor.journal.operator import OperatorJournal
 from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.providers.mock import mock_vector
 from ai_task_processor.settings import Settings, load_settings
 from ai_task_processor.storage.engine import Storage, open_storage
+from ai_task_processor.wiring.engines import MakeEngine, make_engine
+from ai_task_processor.wiring.state import State, state_in
 from tests.fakes.task_api_server import CLIENT_ID, CLIENT_SECRET, FakeTaskApi
 from tests.fakes.time import LoopClock
 

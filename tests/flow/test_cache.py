@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from ai_task_processor.app import State, World, open_app, state_in
+from ai_task_processor.app import World, open_app
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import JournalError, ProviderUnavailable
 from ai_task_processor.domain.events import CacheDamaged, Running, SpaceChanged
 from ai_task_processor.domain.outcome import Outcome
-from ai_task_processor.engines import Bench, Engine, MakeEngine
 from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.settings import Settings, load_settings
 from ai_task_processor.storage.engine import open_storage
+from ai_task_processor.wiring.engines import Bench, Engine, MakeEngine
+from ai_task_processor.wiring.state import State, state_in
 from tests.fakes.daemon import Inline, right_vector, running, settings_for, simulated_time
 from tests.fakes.scripted_provider import ScriptedProvider
 from tests.fakes.task_api_server import FakeTaskApi

@@ -8,8 +8,8 @@ import pytest
 
 from ai_task_processor.domain.events import LimitReached, ProviderCalled
 from ai_task_processor.domain.ports import Embeddings
-from ai_task_processor.engines import Bench, Engine
 from ai_task_processor.providers.mock import Mock
+from ai_task_processor.wiring.engines import Bench, Engine
 from tests.fakes.daemon import Daemon, running, simulated_time
 from tests.fakes.task_api_server import FakeTaskApi
 from tests.fakes.time import LoopClock

@@ -6,12 +6,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from ai_task_processor.app import State, state_in
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.outcome import Outcome
 from ai_task_processor.domain.ports import Backlog, Entry, Journal
 from ai_task_processor.domain.task import Task
-from ai_task_processor.engines import Memory, short_memory
 from ai_task_processor.journal.memory import MemoryJournal
 from ai_task_processor.limits import ledger as limits
 from ai_task_processor.limits.store import MemoryLimitStore
@@ -19,6 +17,8 @@ from ai_task_processor.providers.cache import CacheStore, Filling
 from ai_task_processor.providers.spaces import Sighting, SpaceStore
 from ai_task_processor.settings import Settings
 from ai_task_processor.storage.engine import open_storage
+from ai_task_processor.wiring.engines import Memory, short_memory
+from ai_task_processor.wiring.state import State, state_in
 from tests.simulation.life import Life
 from tests.simulation.machine import Inline
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ai_task_processor.app import App, State, World, open_app
+from ai_task_processor.app import App, World, open_app
 from ai_task_processor.domain.clock import Clock, SystemClock
 from ai_task_processor.domain.events import BatchCrashed, Event, Stopped
 from ai_task_processor.domain.ports import Backlog
-from ai_task_processor.engines import Bench
-from ai_task_processor.engines import Engine as WiredEngine
 from ai_task_processor.settings import Settings, load_settings
+from ai_task_processor.wiring.engines import Bench
+from ai_task_processor.wiring.engines import Engine as WiredEngine
+from ai_task_processor.wiring.state import State
 from tests.simulation.invariants import Ledger, LifeFacts
 from tests.simulation.life import CANCELLED_WITHIN, Life, Trap
 from tests.simulation.machine import Machine, SimulatedLoop, SimulationStuck

@@ -2,8 +2,8 @@ import pytest
 
 from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.tokens import most_tokens
-from ai_task_processor.engines import least, measure
 from ai_task_processor.settings import Settings
+from ai_task_processor.wiring.engines import least, measure
 
 SMALL = "text-embedding-3-small"
 

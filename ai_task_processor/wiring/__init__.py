@@ -1,0 +1,1 @@
+"""The parts of the composition root, one for each room that it wires."""

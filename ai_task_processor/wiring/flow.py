@@ -1,0 +1,107 @@
+"""The pipeline as drawn: three stages around the journal, and what wakes them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ai_task_processor.domain.ports import Processor, RateLimiter, Reporter, TaskSource
+from ai_task_processor.pipeline.delivery import Delivery
+from ai_task_processor.pipeline.dispatch import Dispatch, DispatchSettings
+from ai_task_processor.pipeline.intake import Intake, IntakeSettings
+from ai_task_processor.pipeline.retention import Retention
+from ai_task_processor.pipeline.run import Bell, Lane, Pipeline
+from ai_task_processor.providers.models import MAX_REQUEST_TOKENS
+from ai_task_processor.wiring.engines import Bench, least
+from ai_task_processor.wiring.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the stages work with."""
+
+    state: State
+    limiter: RateLimiter
+    processors: Mapping[str, Processor]
+    source: TaskSource
+    reporter: Reporter
+
+
+def make_pipeline(bench: Bench, parts: Parts, *, glance: float) -> tuple[Pipeline, Callable[[], None]]:
+    """The flow as drawn: intake wakes dispatch, dispatch wakes delivery, and intake because there is room again.
+
+    Beside it what has the Task API polled at once.
+    """
+    intake, dispatch, delivery = _intake(bench, parts), _dispatch(bench, parts), _delivery(bench, parts)
+    retention = Retention(bench.settings.retention_seconds, journal=parts.state.journal, clock=bench.clock)
+    fetched, settled, room = Bell(), Bell(), Bell()
+    look_for_tasks = min(glance, parts.state.glance)
+
+    def poll_now() -> None:
+        intake.poll_now()
+        room.ring()
+
+    pipeline = Pipeline(
+        inner=[
+            Lane("intake", intake, room, wakes=(fetched,), drops=True),
+            Lane("retention", retention, Bell(), drops=True),
+            *(
+                Lane(f"dispatch {number}", dispatch, fetched, wakes=(settled, room), longest_rest=look_for_tasks)
+                for number in range(bench.settings.concurrency_limit)
+            ),
+        ],
+        outer=[
+            Lane(f"delivery {number}", delivery, settled, longest_rest=glance)
+            for number in range(bench.settings.delivery_concurrency)
+        ],
+    )
+    return pipeline, poll_now
+
+
+def _intake(bench: Bench, parts: Parts) -> Intake:
+    settings = bench.settings
+    return Intake(
+        IntakeSettings(
+            interval=settings.polling_interval_seconds,
+            fetch_limit=settings.fetch_limit,
+            hold_limit=settings.hold_limit,
+            keep_unknown=settings.unknown_task_types == "fail",
+            least=least(settings),
+        ),
+        source=parts.source,
+        journal=parts.state.journal,
+        processors=parts.processors,
+        limiter=parts.limiter,
+        clock=bench.clock,
+        observer=bench.observer,
+        randomness=bench.randomness,
+        turn=parts.state.turn,
+    )
+
+
+def _dispatch(bench: Bench, parts: Parts) -> Dispatch:
+    settings = bench.settings
+    return Dispatch(
+        DispatchSettings(
+            batch_size=settings.batch_size,
+            max_attempts=settings.max_attempts,
+            announce=settings.claim_tasks,
+            batch_tokens=MAX_REQUEST_TOKENS,
+            least=least(settings),
+        ),
+        journal=parts.state.journal,
+        processors=parts.processors,
+        limiter=parts.limiter,
+        reporter=parts.reporter,
+        clock=bench.clock,
+        observer=bench.observer,
+        randomness=bench.randomness,
+    )
+
+
+def _delivery(bench: Bench, parts: Parts) -> Delivery:
+    return Delivery(
+        journal=parts.state.journal,
+        reporter=parts.reporter,
+        clock=bench.clock,
+        observer=bench.observer,
+        randomness=bench.randomness,
+    )

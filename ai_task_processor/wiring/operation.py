@@ -1,0 +1,114 @@
+"""What people and their tools see of the running program: routes, metrics, the first lines of the log."""
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AsyncExitStack
+
+from ai_task_processor import __version__
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.ports import Journal, WindowUsage
+from ai_task_processor.ops.health import Health, HealthSettings
+from ai_task_processor.ops.http import OnRequest, OpsServer
+from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.settings import Settings
+from ai_task_processor.wiring.engines import engine_names
+from ai_task_processor.wiring.task_api import TASK_API
+
+SERVICE = "ai-task-processor"
+
+STARTUP_GRACE = 120.0
+"""Seconds without a sign of progress in which a start still counts as alive."""
+
+POLL_PATIENCE = 12
+"""How many request timeouts a poll may take before it counts as hanging; a page may take ten of them."""
+
+
+def make_health(settings: Settings, clock: Clock) -> Health:
+    """Answers to /health and /ready."""
+    names = engine_names(settings)
+    return Health(
+        HealthSettings(
+            service=SERVICE,
+            version=__version__,
+            poll_margin=POLL_PATIENCE * settings.request_timeout,
+            startup_grace=STARTUP_GRACE,
+            limits_enabled=settings.rate_limit_enabled,
+            limits_strategy=settings.rate_limit_strategy,
+            providers=names,
+            preparing=[name for name in names if name == "ollama"],
+        ),
+        clock=clock,
+        storage=lambda: None,  # a state that cannot be written ends the process
+    )
+
+
+def make_metrics(settings: Settings, types: Collection[str], clock: Clock) -> Metrics:
+    """The metrics of one program."""
+    return Metrics(
+        __version__,
+        clock=clock,
+        types=tuple(types),
+        models=(settings.default_model, *settings.supported_models),
+        breakers=(TASK_API, *engine_names(settings)),
+        concurrency=dict.fromkeys(engine_names(settings), settings.concurrency_limit),
+    )
+
+
+async def serve_operation(
+    stack: AsyncExitStack,
+    settings: Settings,
+    health: Health,
+    metrics: Metrics,
+    journal: Journal,
+    usage: Callable[[], Mapping[str, WindowUsage]],
+    poll: Callable[[], None],
+    clock: Clock,
+) -> str:
+    """Answer on ``METRICS_PORT`` until ``stack`` closes; the address. Raises ConfigurationError."""
+    server = OpsServer(
+        settings.metrics_host,
+        settings.metrics_port,
+        health=health,
+        metrics=metrics,
+        backlog=journal.backlog,
+        usage=usage,
+        clock=clock,
+        on_request=OnRequest(poll, settings.poll_token.get_secret_value()),
+    )
+    return (await stack.enter_async_context(server)).url
+
+
+def facts(settings: Settings) -> dict[str, object]:
+    """What the first line of the log tells."""
+    return {
+        "version": __version__,
+        "mode": settings.mode,
+        "default_model": settings.default_model,
+        "api_base_url": settings.api_base_url,
+        "token_url": settings.token_url,
+        "batch_size": settings.batch_size,
+        "concurrency_limit": settings.concurrency_limit,
+        "polling_interval_seconds": settings.polling_interval_seconds,
+        "limits": dict(settings.limits_shown) or "none",
+        "limits_strategy": settings.rate_limit_strategy,
+        "state": settings.state_shown,
+    }
+
+
+def warnings(settings: Settings) -> list[str]:
+    """What an operator should know before it surprises."""
+    found: list[str] = []
+    if settings.mode == "mock":
+        why = (
+            "OPENAI_API_KEY is the placeholder of the example file" if settings.has_placeholder_key else "as configured"
+        )
+        found.append(f"MOCK PROCESSING ({why}): results are made from the text's hash and mean nothing")
+    if settings.mode == "local":
+        found.append("local mode answers every model name with the model in the process")
+    if settings.mode == "hybrid" and settings.fallback_model:
+        found.append(
+            f"while Ollama is away OpenAI's {settings.fallback_model} answers for its models: vectors of the two are "
+            "not comparable; HYBRID_FALLBACK_MODEL=none waits for Ollama instead"
+        )
+    if not settings.api_base_url.startswith("https://") and not settings.is_local_api:
+        found.append("API_BASE_URL is not https: tokens and texts cross the network in the open")
+    return found

@@ -1,0 +1,99 @@
+"""What outlives the process: the database of ``STATE_URL`` as journal, limits and memory."""
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.events import Event
+from ai_task_processor.domain.ports import Journal, Observer, Turn
+from ai_task_processor.journal.lease import Lease
+from ai_task_processor.journal.sql import SqlJournal
+from ai_task_processor.limits.ledger import LimitStore
+from ai_task_processor.limits.store import SharedLimitStore, SqlLimitStore
+from ai_task_processor.settings import Settings
+from ai_task_processor.storage.engine import Storage, is_postgres, open_storage
+from ai_task_processor.wiring.engines import Job, Memory, open_memory, short_memory
+
+SHARED_GLANCE = 1.0
+"""Seconds after which idle dispatch looks into the journal where replicas share it: another one polls."""
+
+
+class Relay:
+    """An observer that passes events on as soon as there is somebody to tell."""
+
+    def __init__(self) -> None:
+        self.to: Observer | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Pass ``event`` on."""
+        if self.to:
+            self.to(event)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What outlives the process; without ``memory`` the providers' ends with it.
+
+    Where replicas share it: ``remember`` opens the memory once the database answers, ``turn`` says who polls, ``keep``
+    is to run as long as this process holds anything, others bring work every ``glance`` seconds, and ``events`` tells
+    of a database that is away.
+    """
+
+    journal: Journal
+    limits: LimitStore
+    memory: Memory | None = None
+    remember: Callable[[], Awaitable[Memory]] | None = None
+    turn: Turn | None = None
+    keep: Sequence[Job] = ()
+    glance: float = math.inf
+    events: Relay | None = None
+
+
+@asynccontextmanager
+async def open_state(settings: Settings, clock: Clock) -> AsyncIterator[State]:
+    """Open the database of ``STATE_URL``, as its owner or as one of its replicas; raises JournalError."""
+    relay = Relay()
+    async with open_storage(settings.state_location, observer=relay) as storage:
+        if is_postgres(settings.state_location):
+            async with _shared_state(storage, settings, clock, relay) as state:
+                yield state
+        else:
+            yield await state_in(storage, settings, clock)
+
+
+@asynccontextmanager
+async def _shared_state(storage: Storage, settings: Settings, clock: Clock, relay: Relay) -> AsyncIterator[State]:
+    from ai_task_processor.storage.postgres import database_time  # noqa: PLC0415  # costs a start that needs none
+
+    lease = Lease(storage, seconds=settings.lease_seconds, time=database_time)
+    try:
+        yield State(
+            journal=SqlJournal(storage, clock, lease),
+            limits=SharedLimitStore(storage, time=database_time),
+            remember=partial(open_memory, settings, storage),
+            turn=lease,
+            keep=(lease.keep,),
+            glance=SHARED_GLANCE,
+            events=relay,
+        )
+    finally:
+        await lease.leave()
+
+
+async def state_in(storage: Storage, settings: Settings, clock: Clock) -> State:
+    """The state in a database that this process owns."""
+    return State(
+        journal=SqlJournal(storage, clock),
+        limits=SqlLimitStore(storage),
+        memory=await open_memory(settings, storage),
+    )
+
+
+async def memory_of(state: State, settings: Settings) -> Memory:
+    """What providers know from earlier runs; without a place for it, it ends with the process."""
+    if state.remember:
+        return await state.remember()
+    return state.memory or short_memory(settings)

@@ -1,0 +1,75 @@
+"""The client of the Task API, and what the flow does with it."""
+
+from collections.abc import Callable
+
+import httpx2
+
+from ai_task_processor.domain.ports import Reporter, TaskSource
+from ai_task_processor.resilience.breaker import Breaker
+from ai_task_processor.settings import Settings
+from ai_task_processor.task_api.auth import Credentials, TokenAuth
+from ai_task_processor.task_api.client import TaskApiClient, counts_for_breaker, open_transport
+from ai_task_processor.task_api.reporter import ApiReporter
+from ai_task_processor.task_api.source import ApiTaskSource
+from ai_task_processor.wiring.engines import Bench
+
+TASK_API = "task_api"
+"""The name of the Task API where breakers are told apart."""
+
+SPARE_CONNECTIONS = 4
+"""Connections to the Task API beside those of delivery: for fetches, tokens and announcements."""
+
+
+def open_wire(connections: int) -> httpx2.AsyncBaseTransport:
+    """Open a pool of connections to the Task API."""
+    return open_transport(connections=connections)
+
+
+def open_task_api(bench: Bench, wire: Callable[[int], httpx2.AsyncBaseTransport]) -> tuple[TaskSource, Reporter]:
+    """Where tasks come from, and where outcomes go; closed with the bench."""
+    client = make_client(bench, wire)
+    bench.stack.push_async_callback(client.aclose)
+    detailed = bench.settings.result_format == "detailed"
+    return ApiTaskSource(client, clock=bench.clock), ApiReporter(client, detailed=detailed)
+
+
+def make_client(bench: Bench, wire: Callable[[int], httpx2.AsyncBaseTransport]) -> TaskApiClient:
+    """Make the client of the Task API, which is its owner's to close."""
+    settings = bench.settings
+    transport = wire(settings.delivery_concurrency + SPARE_CONNECTIONS)
+    auth = TokenAuth(
+        credentials(settings),
+        transport=transport,
+        timeout=settings.request_timeout,
+        clock=bench.clock,
+        observer=bench.observer,
+    )
+    breaker = Breaker(
+        TASK_API,
+        threshold=settings.circuit_breaker_threshold,
+        recovery_seconds=settings.circuit_breaker_recovery_seconds,
+        clock=bench.clock,
+        observer=bench.observer,
+        counts=counts_for_breaker,
+    )
+    return TaskApiClient(
+        settings.api_base_url,
+        auth,
+        transport=transport,
+        timeout=settings.request_timeout,
+        breaker=breaker,
+        clock=bench.clock,
+        observer=bench.observer,
+    )
+
+
+def credentials(settings: Settings) -> Credentials:
+    """Who we are to the token endpoint."""
+    return Credentials(
+        token_url=settings.token_url,
+        client_id=settings.oauth2_client_id,
+        client_secret=settings.oauth2_client_secret.get_secret_value(),
+        scope=settings.oauth2_scope,
+        audience=settings.oauth2_audience,
+        auth_method=settings.oauth2_auth_method,
+    )
