@@ -29,7 +29,7 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Change:
     """One change: buckets with what they hold now (not what was added), and per window the end up to which to drop."""
 
     reading: Reading
@@ -37,7 +37,7 @@ class Entry:
     forget: Mapping[str, float] = field(default_factory=dict)
 
 
-Decide: TypeAlias = Callable[[Ledger | None], Entry | None]
+Decide: TypeAlias = Callable[[Ledger | None], Change | None]
 """Answers the change to be made, or None for none; given None it is to decide by what the limiter remembers."""
 
 

@@ -14,7 +14,7 @@ from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import JournalError, RateLimited
 from ai_task_processor.domain.events import LimitReached
 from ai_task_processor.domain.ports import Observer, WindowUsage
-from ai_task_processor.limits.ledger import Bucket, Decide, Entry, Ledger, LimitStore
+from ai_task_processor.limits.ledger import Bucket, Change, Decide, Ledger, LimitStore
 from ai_task_processor.limits.tally import Tally
 from ai_task_processor.limits.timeline import Timeline, shift_between
 from ai_task_processor.limits.windows import KEYS, LENGTHS, Strategy, window_of
@@ -241,7 +241,7 @@ class Limiter:
         self._line.ask()
         await self._store.change(decide)
 
-    def _placed(self, booking: _Booking, kept: Sequence[_Place], ahead: float, ledger: Ledger | None) -> Entry:
+    def _placed(self, booking: _Booking, kept: Sequence[_Place], ahead: float, ledger: Ledger | None) -> Change:
         """Admit a booking, which is in the buckets ``kept`` so far, and put it into those of now."""
         self._learn(ledger)
         self._advance()
@@ -250,14 +250,14 @@ class Limiter:
         booking.ends = self._add(self._line.now() + ahead, booking.amount)
         if ledger is None:
             booking.left = booking.amount  # what memory says is booked, whatever becomes of the caller
-        return self._entry({*kept, *booking.places()})
+        return self._changed({*kept, *booking.places()})
 
-    def _corrected(self, booking: _Booking, back: Amount, over: Amount, ledger: Ledger | None) -> Entry:
+    def _corrected(self, booking: _Booking, back: Amount, over: Amount, ledger: Ledger | None) -> Change:
         self._learn(ledger)
         self._advance()
         self._give_back(booking.places(), back)
         added = self._add(self._line.now(), over)
-        return self._entry({*booking.places(), *added.items()})
+        return self._changed({*booking.places(), *added.items()})
 
     def _add(self, time: float, amount: Amount) -> dict[str, float]:
         """Count an amount; answers the end of the bucket that it went into, for each window that counts it."""
@@ -281,11 +281,11 @@ class Limiter:
         for key, end in places:
             self._tallies[key].remove(end, amount.of(KEYS[key][0]))
 
-    def _entry(self, places: Iterable[_Place]) -> Entry:
+    def _changed(self, places: Iterable[_Place]) -> Change:
         held = ((name, end, self._tallies[name].held(end)) for name, end in {*places, *self._unsaved})
         self._unsaved.clear()
         buckets = tuple(Bucket(name, end, count) for name, end, count in held if count is not None)
-        return Entry(self._line.reading(), buckets, self._forgotten())
+        return Change(self._line.reading(), buckets, self._forgotten())
 
     def _forgotten(self) -> dict[str, float]:
         forgotten: dict[str, float] = {}

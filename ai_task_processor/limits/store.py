@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from sqlalchemy import Connection, TextClause, delete, insert, select, text
 
-from ai_task_processor.limits.ledger import Bucket, Decide, Entry, Ledger
+from ai_task_processor.limits.ledger import Bucket, Change, Decide, Ledger
 from ai_task_processor.limits.timeline import Reading
 from ai_task_processor.limits.windows import Strategy
 from ai_task_processor.storage.engine import Storage
@@ -36,14 +36,14 @@ class MemoryLimitStore:
 
     async def change(self, decide: Decide) -> None:
         """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
-        entry = decide(None)
-        if entry is None:
+        change = decide(None)
+        if change is None:
             return
-        self._reading = entry.reading
-        for window, horizon in entry.forget.items():
+        self._reading = change.reading
+        for window, horizon in change.forget.items():
             for key in [key for key in self._counts if key[0] == window and key[1] <= horizon]:
                 del self._counts[key]
-        self._counts.update({(bucket.window, bucket.end): bucket.count for bucket in entry.buckets})
+        self._counts.update({(bucket.window, bucket.end): bucket.count for bucket in change.buckets})
 
     async def replace(self, ledger: Ledger) -> None:
         """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
@@ -75,9 +75,9 @@ class SqlLimitStore:
 
     async def change(self, decide: Decide) -> None:
         """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
-        entry = decide(None)
-        if entry is not None:
-            await self._storage.write(lambda connection: _save(connection, entry))
+        change = decide(None)
+        if change is not None:
+            await self._storage.write(lambda connection: _save(connection, change))
 
     async def replace(self, ledger: Ledger) -> None:
         """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
@@ -102,15 +102,15 @@ class SharedLimitStore:
     async def change(self, decide: Decide) -> None:
         """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
 
-        def change(connection: Connection) -> None:
+        def decided(connection: Connection) -> None:
             connection.execute(_WAIT_FOR_OTHERS.on(connection))
             ledger = self._ledger(connection)
-            entry = decide(ledger)
-            if entry is not None:
-                _write(connection, SHARED, entry)
+            change = decide(ledger)
+            if change is not None:
+                _write(connection, SHARED, change)
                 connection.execute(_KEEP_READING, {"key": LINE_KEY, "value": repr(ledger.line)})
 
-        await self._storage.write(change)
+        await self._storage.write(decided)
 
     async def replace(self, ledger: Ledger) -> None:
         """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
@@ -148,18 +148,18 @@ def _understood(value: str | None) -> Reading | None:
         return None
 
 
-def _save(connection: Connection, entry: Entry) -> None:
-    _write(connection, entry.reading.strategy, entry)
-    _keep_reading(connection, entry.reading)
+def _save(connection: Connection, change: Change) -> None:
+    _write(connection, change.reading.strategy, change)
+    _keep_reading(connection, change.reading)
 
 
-def _write(connection: Connection, strategy: str, entry: Entry) -> None:
+def _write(connection: Connection, strategy: str, change: Change) -> None:
     _run(
         connection,
         _FORGET,
-        [{"strategy": strategy, "window": name, "horizon": horizon} for name, horizon in entry.forget.items()],
+        [{"strategy": strategy, "window": name, "horizon": horizon} for name, horizon in change.forget.items()],
     )
-    _run(connection, _KEEP_BUCKET, [_row(strategy, bucket) for bucket in entry.buckets])
+    _run(connection, _KEEP_BUCKET, [_row(strategy, bucket) for bucket in change.buckets])
 
 
 def _replace(connection: Connection, ledger: Ledger) -> None:

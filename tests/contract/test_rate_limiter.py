@@ -14,7 +14,7 @@ from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import JournalError, RateLimited
 from ai_task_processor.domain.events import Event, LimitReached
 from ai_task_processor.domain.ports import RateLimiter
-from ai_task_processor.limits.ledger import Decide, Entry, Ledger, LimitStore
+from ai_task_processor.limits.ledger import Change, Decide, Ledger, LimitStore
 from ai_task_processor.limits.limiter import Limiter
 from ai_task_processor.limits.store import MemoryLimitStore, SharedLimitStore, SqlLimitStore
 from ai_task_processor.limits.windows import BUCKETS, LENGTHS, READING_ERROR, Strategy, WindowName, period_of
@@ -103,18 +103,18 @@ class Watched:
             await self.on_save()
             await self.inner.change(lambda ledger: self._counted(decide(ledger)))
             return
-        entry = decide(None)
-        if entry is not None:
+        change = decide(None)
+        if change is not None:
             self.saves += 1
             await self.on_save()
-            await self.inner.change(lambda _: entry)
+            await self.inner.change(lambda _: change)
 
     async def replace(self, ledger: Ledger) -> None:
         await self.inner.replace(ledger)
 
-    def _counted(self, entry: Entry | None) -> Entry | None:
-        self.saves += entry is not None
-        return entry
+    def _counted(self, change: Change | None) -> Change | None:
+        self.saves += change is not None
+        return change
 
 
 class Untouchable:
