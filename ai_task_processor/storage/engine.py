@@ -1,6 +1,7 @@
 """Opens the state database and runs transactions on it."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import (
@@ -25,6 +26,8 @@ from ai_task_processor.storage.ownership import owned
 from ai_task_processor.storage.sqlite import connect, transact, translated
 
 T = TypeVar("T")
+
+OWNER_ONLY = 0o600
 
 
 class Storage(Protocol):
@@ -159,9 +162,16 @@ def _entered(path: Path, *, exclusive: bool) -> Iterator[None]:
             if exclusive:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(owned(path))
+                _create(path)
             elif not path.exists():
                 raise JournalError(f"there is no state file {path}; the daemon creates it when it is started")
         yield
+
+
+def _create(path: Path) -> None:
+    """Make the file where there is none: it will hold texts, so only its owner reads it, and what SQLite puts beside it."""
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, OWNER_ONLY))
 
 
 def _connected(path: Path | None, name: str) -> Connection:

@@ -51,6 +51,15 @@ def read(file: Path) -> bytes:
     return file.read_bytes()
 
 
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def with_mode(file: Path, mode: int) -> None:
+    file.touch()
+    file.chmod(mode)
+
+
 def names_in(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
 
@@ -62,6 +71,18 @@ class TestOpening:
             await storage.write(storing("a"))
         async with open_storage(url(file)) as storage:
             assert await storage.read(stored) == ["a"]
+
+    async def test_only_the_owner_reads_what_it_creates(self, file: Path) -> None:
+        async with open_storage(url(file)) as storage:
+            await storage.write(storing("a"))
+            modes = {name: mode(file.parent / name) for name in names_in(file.parent)}
+        assert {mode for name, mode in modes.items() if not name.endswith(".lock")} == {0o600}
+        assert {"state.db", "state.db-wal"} <= set(modes)
+
+    async def test_the_rights_that_an_operator_gave_stay(self, file: Path) -> None:
+        with_mode(file, 0o640)
+        async with open_storage(url(file)):
+            assert mode(file) == 0o640
 
     async def test_a_relative_url_begins_at_the_working_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
