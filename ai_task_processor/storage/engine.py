@@ -169,7 +169,7 @@ def _entered(path: Path, *, exclusive: bool) -> Iterator[None]:
 
 
 def _create(path: Path) -> None:
-    """Make the file where there is none: it will hold texts, so only its owner reads it, and what SQLite puts beside it."""
+    """Make the file where there is none; only its owner reads the texts in it, and what SQLite puts beside it."""
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, OWNER_ONLY))
 
