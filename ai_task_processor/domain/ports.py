@@ -178,6 +178,10 @@ class Turn(Protocol):
         """Whether it is this process's; exactly one replica is told so, but for the moments in which it changes."""
         ...
 
+    async def pass_on(self) -> None:
+        """Let all others have their turn first; without others it stays this process's."""
+        ...
+
 
 # --- Performing -------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,9 @@ RENEWALS = 3
 
 FAREWELL_SECONDS = 2.0
 
+NEXT = 0.001
+"""Seconds between two that stand in line."""
+
 _RENEW = text("UPDATE replicas SET leased_until = :until WHERE id = :me AND leased_until >= :now")
 _JOIN = text("""
     INSERT INTO replicas (id, joined_at, leased_until) VALUES (:me, :now, :until)
@@ -23,6 +26,8 @@ _JOIN = text("""
 """)
 _DROP_DEAD = text("DELETE FROM replicas WHERE leased_until < :now")
 _LEAVE = text("DELETE FROM replicas WHERE id = :me")
+_LATEST = text("SELECT max(joined_at) FROM replicas WHERE id <> :me")
+_JOIN_LAST = text("UPDATE replicas SET joined_at = :last WHERE id = :me AND joined_at < :last")
 _FIRST = text("SELECT id FROM replicas WHERE leased_until >= :now ORDER BY joined_at, id LIMIT 1")
 
 _FREE_CLAIMS = text("""
@@ -66,8 +71,12 @@ class Lease:
             await self.renew()
 
     async def mine(self) -> bool:
-        """Whether it is this replica's turn to poll: that of the one which has been here longest."""
+        """Whether it is this replica's turn to poll: that of the one which stands in line longest."""
         return await self._storage.read(self._is_first)
+
+    async def pass_on(self) -> None:
+        """Stand at the end of the line of those who may poll. Raises JournalError."""
+        await self._storage.write(self._stand_last)
 
     async def leave(self) -> None:
         """Give up all that is held, so that nobody has to wait for the lease to run out; as far as that is possible."""
@@ -90,6 +99,11 @@ class Lease:
     def _is_first(self, connection: Connection) -> bool:
         first = connection.execute(_FIRST, {"now": self._time(connection)}).scalar()
         return bool(first == self.replica)
+
+    def _stand_last(self, connection: Connection) -> None:
+        latest = connection.execute(_LATEST, {"me": self.replica}).scalar()
+        if latest is not None:  # by the others and not by the clock, which may have been set back since they joined
+            connection.execute(_JOIN_LAST, {"me": self.replica, "last": latest + NEXT})
 
     def _leave(self, connection: Connection) -> None:
         connection.execute(_LEAVE, {"me": self.replica})

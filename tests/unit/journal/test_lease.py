@@ -149,6 +149,35 @@ async def test_one_replica_polls_and_another_takes_over(site: Site) -> None:
     assert len(await polling()) == 1
 
 
+async def test_a_turn_that_is_passed_on_goes_round(site: Site) -> None:
+    replicas = {name: await site.replica(name) for name in ("first", "second", "third")}
+
+    async def polling() -> list[str]:
+        return [name for name, replica in replicas.items() if await replica.lease.mine()]
+
+    held = []
+    for _ in range(7):
+        held += await polling()
+        await replicas[held[-1]].lease.pass_on()
+    assert held == ["first", "second", "third"] * 2 + ["first"]
+    await replicas["first"].lease.pass_on()  # whose turn it is not: those before it stay before it
+    assert await polling() == ["second"]
+    site.lapse("second", "third")
+    assert await polling() == ["first"]
+    await replicas["second"].lease.leave()
+    await replicas["third"].lease.leave()
+    await replicas["first"].lease.pass_on()
+    assert await polling() == ["first"]
+
+
+async def test_a_turn_goes_on_also_while_the_clock_is_behind(site: Site) -> None:
+    """Where the database was moved to a machine whose clock is late."""
+    first, second = await site.replica("first"), await site.replica("second")
+    site.database.execute("UPDATE replicas SET joined_at = joined_at + 3600, leased_until = leased_until + 3600")
+    await first.lease.pass_on()
+    assert (await first.lease.mine(), await second.lease.mine()) == (False, True)
+
+
 async def test_a_report_by_one_replica_makes_a_later_mark_for_all(site: Site) -> None:
     one, other = await site.replica("one"), await site.replica("other")
     await one.journal.accept([task("a")], 0)
