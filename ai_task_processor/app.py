@@ -19,6 +19,7 @@ from ai_task_processor.limits.limiter import Limiter
 from ai_task_processor.limits.timeline import boot_id
 from ai_task_processor.ops.observers import Observers
 from ai_task_processor.ops.watchdog import watch_loop
+from ai_task_processor.pipeline.gate import Gate
 from ai_task_processor.pipeline.run import Pipeline
 from ai_task_processor.processors import text_embedding
 from ai_task_processor.settings import Settings
@@ -113,6 +114,7 @@ async def open_app(
         state = await stack.enter_async_context(world.state(settings, clock))
         if state.events:
             state.events.to = observer
+        gate = Gate(observer)
         limiter: Limiter | None = None
         app: App | None = None
 
@@ -125,7 +127,7 @@ async def open_app(
 
         url = ""
         if world.serves:  # already now: the database may be away for a while
-            url = await serve_operation(stack, settings, health, metrics, state.journal, usage, poll, clock)
+            url = await serve_operation(stack, settings, health, metrics, state.journal, usage, poll, gate, clock)
         limiter = await _limiter(settings, state.limits, clock, observer, world.boot())
         await _reopen(state.journal, observer)
         bench = Bench(settings, clock, observer, world.randomness, stack)
@@ -133,7 +135,7 @@ async def open_app(
         provider = await combined(bench, engines, limiter, await memory_of(state, settings))
         processors = {kind: make(bench, provider) for kind, make in world.processors.items()}
         source, reporter = open_task_api(bench, world.wire)
-        parts = Parts(state, limiter, processors, source, reporter)
+        parts = Parts(state, limiter, processors, source, reporter, gate)
         pipeline, poll_now = make_pipeline(bench, parts, glance=world.glance)
         background = [*(engine.keep for engine in engines.values() if engine.keep), *state.keep, limiter.watch]
         if world.watches:

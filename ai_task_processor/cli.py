@@ -1,5 +1,6 @@
 """The command line."""
 
+import json
 import logging
 import os
 import signal
@@ -111,7 +112,8 @@ def run(env_file: EnvFile = DEFAULT_ENV_FILE) -> None:
 
     SIGUSR1: poll the API now.
 
-    **Routes** on `METRICS_HOST:METRICS_PORT`: `/health`, `/ready`, `/metrics`; with `POLL_TOKEN` also `POST /poll`.
+    **Routes** on `METRICS_HOST:METRICS_PORT`: `/health`, `/ready`, `/metrics`; with `POLL_TOKEN` also `POST /poll`,
+    `/pause` and `/resume`.
 
     **Exit codes.** 0 stopped as asked; 70 a defect; 74 the state file cannot be used; 78 the configuration cannot be
     used (every fault is listed).
@@ -196,6 +198,22 @@ def health(
     from ai_task_processor.health import ask  # noqa: PLC0415
 
     raise typer.Exit(ask(url, patience=patience))
+
+
+@app.command()
+def pause(env_file: EnvFile = DEFAULT_ENV_FILE, *, as_json: AsJson = False) -> None:
+    """Have the running daemon take nothing new; what it holds is finished and delivered.
+
+    It stays alive and ready, and is as it was after `resume`, or after a restart. Needs the `POLL_TOKEN`,
+    `METRICS_HOST` and `METRICS_PORT` of the daemon.
+    """
+    _ask("pause", env_file, as_json=as_json)
+
+
+@app.command()
+def resume(env_file: EnvFile = DEFAULT_ENV_FILE, *, as_json: AsJson = False) -> None:
+    """Have the running daemon take new tasks again, after `pause`; it polls at once."""
+    _ask("resume", env_file, as_json=as_json)
 
 
 @app.command()
@@ -295,6 +313,14 @@ def spaces_forget(
     from ai_task_processor.state_commands import forget_spaces  # noqa: PLC0415
 
     forget_spaces(_state_location(env_file), model)
+
+
+def _ask(wish: str, env_file: Path, *, as_json: bool) -> None:
+    from ai_task_processor.remote import ask  # noqa: PLC0415
+    from ai_task_processor.settings import load_access  # noqa: PLC0415
+
+    status = ask(wish, load_access(_existing(env_file)))
+    typer.echo(json.dumps({"status": status}) if as_json else status)
 
 
 def _state_location(env_file: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ai_task_processor.domain.amount import USD, Unit, window_key
 from ai_task_processor.domain.errors import ConfigurationError
+from ai_task_processor.ops.address import url_here
 from ai_task_processor.providers.prices import DEAREST
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
@@ -203,7 +205,7 @@ class Settings(BaseSettings):
     metrics_host: Text = Field("127.0.0.1", description="interface of /health, /ready and /metrics")
     metrics_port: Port = Field(8001, description="port of /health, /ready and /metrics; 0 picks a free one")
     poll_token: SecretStr = Field(
-        SecretStr(""), description="secret of those who may ask for a poll at once (POST /poll); none turns that off"
+        SecretStr(""), description="secret of those who may ask for POST /poll, /pause or /resume; none turns that off"
     )
     poll_token_file: Text = Field("", description="file that holds POLL_TOKEN")
     log_level: Level = Field("INFO", description="least level that is logged: DEBUG, INFO, WARNING or ERROR")
@@ -295,6 +297,8 @@ _LIMITED: tuple[tuple[Unit, str, int], ...] = (
 SECRETS = ("oauth2_client_secret", "openai_api_key", "state_url", "poll_token")
 """Fields whose values are never shown; each can also come from the file that its ``_FILE`` twin names."""
 
+ACCESS_FIELDS = frozenset({"metrics_host", "metrics_port", "poll_token", "poll_token_file"})
+
 STATE_FIELDS = frozenset({"state_url", "state_url_file", "rate_limit_storage_path"})
 
 SCHEMES = {
@@ -324,6 +328,24 @@ def load_state_location(env_file: Path | None = Path(".env")) -> str:
     if faults:
         raise _error(faults)
     return settings.state_location
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where the running daemon is asked for something, and the secret of those who may."""
+
+    url: str
+    token: str = field(repr=False)
+
+
+def load_access(env_file: Path | None = Path(".env")) -> Access:
+    """Read how the running daemon is asked for something, whatever else is missing; raises ConfigurationError."""
+    settings, faults = _provisional(env_file, {})
+    faults |= {name: fault for name, fault in _access_faults(settings) if name not in faults}
+    faults = {name: fault for name, fault in faults.items() if name in ACCESS_FIELDS}
+    if faults:
+        raise _error(faults)
+    return Access(url_here(settings.metrics_host, settings.metrics_port), settings.poll_token.get_secret_value())
 
 
 def _provisional(env_file: Path | None, given: Mapping[str, object]) -> tuple[Settings, dict[str, str]]:
@@ -437,6 +459,13 @@ def _provider_faults(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "openai_api_key", f"is missing; PROCESSING_MODE={settings.mode} needs it, or OPENAI_API_KEY_FILE"
     if not settings.supported_models or not all(settings.supported_models):
         yield "supported_models", 'is empty; name at least one model, like ["nomic-embed-text"]'
+
+
+def _access_faults(settings: Settings) -> Iterator[tuple[str, str]]:
+    if not settings.poll_token.get_secret_value() and not settings.poll_token_file:
+        yield "poll_token", "is missing; give the one that the daemon has, or POLL_TOKEN_FILE"
+    if not settings.metrics_port:
+        yield "metrics_port", "0 lets the daemon pick any port; give it one by which it can be found"
 
 
 def _state_faults(settings: Settings) -> Iterator[tuple[str, str]]:

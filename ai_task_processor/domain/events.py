@@ -115,6 +115,16 @@ class TurnElsewhere(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class IntakePaused(Event):
+    """An operator wants nothing new to be taken; what is held is finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeResumed(Event):
+    """New tasks are taken again."""
+
+
+@dataclass(frozen=True, slots=True)
 class PollFailed(Event):
     """A poll brought nothing because of an error; the next is tried after ``rest`` seconds."""
 

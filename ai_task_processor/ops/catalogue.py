@@ -74,6 +74,7 @@ CATALOGUE: tuple[Description, ...] = (
         REQUEST_SECONDS,
     ),
     Description("polls_total", "counter", "Polls of the Task API: succeeded or failed.", ("outcome",)),
+    Description("paused", "gauge", "1 while nothing new is taken because an operator paused it, else 0."),
     Description(
         "last_successful_poll_timestamp_seconds", "gauge", "When the last poll succeeded, in Unix time; 0 before that."
     ),

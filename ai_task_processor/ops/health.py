@@ -12,6 +12,8 @@ from ai_task_processor.domain.events import (
     DeliveryHalted,
     EnsuringModels,
     Event,
+    IntakePaused,
+    IntakeResumed,
     ModelDownloading,
     ModelsMissing,
     ModelsReady,
@@ -109,6 +111,11 @@ class Health:
         """Whether a poll was attempted when one was due; nothing outside the process can make it False."""
         return self._pulse.beats()
 
+    @property
+    def paused(self) -> bool:
+        """Whether an operator wants nothing new to be taken; that is neither dead nor unable."""
+        return self._running.paused
+
     def checks(self) -> Mapping[str, Check]:
         """Every condition of being able to work, by name."""
         return {
@@ -127,6 +134,7 @@ class Health:
             "status": "healthy" if alive else "unhealthy",
             "service": self._settings.service,
             "version": self._settings.version,
+            "paused": self.paused,
             "rate_limiting": {
                 "enabled": self._settings.limits_enabled,
                 "strategy": self._settings.limits_strategy,
@@ -203,6 +211,7 @@ class _Pulse:
 
 class _Running:
     def __init__(self) -> None:
+        self.paused = False
         self._check = Check(ok=False, detail="starting")
 
     def __call__(self, event: Event) -> None:
@@ -211,8 +220,14 @@ class _Running:
                 self._check = Check(ok=True, detail="all services run")
             case Stopping(reason=reason):
                 self._check = Check(ok=False, detail=f"stopping ({reason}): what is held is finished first")
+            case IntakePaused():
+                self.paused = True
+            case IntakeResumed():
+                self.paused = False
 
     def check(self) -> Check:
+        if self.paused and self._check.ok:
+            return Check(ok=True, detail="paused: nothing new is taken before it is resumed")
         return self._check
 
 
@@ -254,14 +269,14 @@ class _Token:
                 self._failure, self._ever = None, True
             case TokenFailed():
                 self._failure = event
-            case TurnElsewhere():
+            case TurnElsewhere() | IntakePaused():
                 self._elsewhere = True
 
     def check(self) -> Check:
         failure = self._failure
         if failure is None:
             if self._elsewhere and not self._ever:
-                return Check(ok=True, detail="not needed yet: another replica polls")
+                return Check(ok=True, detail="not needed yet: it does not poll")
             return Check(ok=True, detail="held") if self._ever else Check(ok=False, detail="not asked for yet")
         if failure.refused:
             mend = "check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and OAUTH2_SCOPE"
@@ -279,6 +294,7 @@ class _TaskApi:
         self._clock = clock
         self._polled = False
         self._elsewhere = False
+        self._paused = False
         self._fetching = ""
         self._delivering = ""
         self._halted_until = 0.0
@@ -292,6 +308,11 @@ class _TaskApi:
             case TurnElsewhere():
                 self._elsewhere = True
                 self._fetching = ""
+            case IntakePaused():
+                self._paused = True
+            case IntakeResumed():
+                self._paused = False
+                self._fetching = ""
             case PollFailed(reason=reason):
                 self._fetching = reason
             case DeliveryHalted(until=until, reason=reason):
@@ -304,10 +325,12 @@ class _TaskApi:
                 self._delivering = ""
 
     def check(self) -> Check:
-        trouble = self._fetching or self._delivering
+        trouble = ("" if self._paused else self._fetching) or self._delivering
         if trouble:
             mend = "if it lasts, check API_BASE_URL and that server's own log"
             return Check(ok=False, detail=f"{trouble}; {BY_ITSELF}; {mend}")
+        if self._paused:
+            return Check(ok=True, detail="not polled while paused")
         if self._elsewhere:
             return Check(ok=True, detail="polled by another replica")
         return Check(ok=True, detail="answers") if self._polled else Check(ok=False, detail="not polled yet")

@@ -15,6 +15,7 @@ from aiohttp import web
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import ConfigurationError, TaskProcessorError
 from ai_task_processor.domain.ports import Backlog, WindowUsage
+from ai_task_processor.ops.address import url_here
 from ai_task_processor.ops.health import Health
 from ai_task_processor.ops.metrics import Metrics
 
@@ -31,14 +32,18 @@ LINGER = 1.0
 
 @dataclass(frozen=True, slots=True)
 class OnRequest:
-    """``poll`` is called for those who know ``token``; an empty one is known to nobody."""
+    """What is called for those who know ``token``; an empty one is known to nobody."""
 
     poll: Callable[[], None]
+    pause: Callable[[], None]
+    resume: Callable[[], None]
     token: str = field(repr=False)
 
 
 class OpsServer:
-    """Serves /health, /ready and /metrics while it is entered, and /poll where ``on_request`` has a token.
+    """Serves /health, /ready and /metrics while it is entered, and wishes where ``on_request`` has a token.
+
+    The wishes are POST /poll, /pause and /resume.
 
     ``port`` 0 lets the system choose one; ``port`` and ``url`` then say which. Entering raises ConfigurationError
     where the address cannot be had. A scrape waits ``patience`` seconds for the backlog. To be entered first and left
@@ -80,8 +85,7 @@ class OpsServer:
     @property
     def url(self) -> str:
         """The address for somebody on this machine, without a slash at its end."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104  # not bound
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        return url_here(self.host, self.port)
 
     async def __aenter__(self) -> Self:
         """Listen."""
@@ -101,7 +105,7 @@ class OpsServer:
         await self._runner.cleanup()
 
     def _application(self) -> web.Application:
-        """The routes; the status page (GET /) and further commands (POST /pause) find their place here."""
+        """The routes; the status page (GET /) finds its place here."""
         application = web.Application(client_max_size=LARGEST_BODY)
         application.add_routes(
             [
@@ -111,8 +115,12 @@ class OpsServer:
             ]
         )
         if self._on_request and self._on_request.token:
-            application.add_routes([web.post("/poll", partial(_poll, self._on_request))])
+            application.add_routes(self._wishes(self._on_request))
         return application
+
+    def _wishes(self, on_request: OnRequest) -> list[web.RouteDef]:
+        wishes = {"/poll": on_request.poll, "/pause": on_request.pause, "/resume": on_request.resume}
+        return [web.post(path, partial(self._grant, on_request.token, wish)) for path, wish in wishes.items()]
 
     async def _get_health(self, _request: web.Request) -> web.Response:
         return _json(*self._health.health_body(self._usage()))
@@ -127,6 +135,12 @@ class OpsServer:
         content_type, body = self._metrics.render(accept, backlog, self._usage(), self._clock.now(), ready)
         return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
+    async def _grant(self, token: str, wish: Callable[[], None], request: web.Request) -> web.Response:
+        """Do as somebody wishes who knows the token, and answer how it is then."""
+        _let_in(token, request)
+        wish()
+        return _json(ACCEPTED, {"status": "paused" if self._health.paused else "running"})
+
     async def _backlog_or_none(self) -> Backlog | None:
         """The backlog, or None where the journal cannot tell it now: the other metrics are then needed all the more."""
         try:
@@ -136,13 +150,11 @@ class OpsServer:
             return None
 
 
-async def _poll(on_request: OnRequest, request: web.Request) -> web.Response:
-    """Poll now; how long the comparison takes says nothing about the secret."""
+def _let_in(token: str, request: web.Request) -> None:
+    """Refuse who does not know the token; how long the comparison takes says nothing about it."""
     given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-    if not hmac.compare_digest(given, f"Bearer {on_request.token}".encode()):
+    if not hmac.compare_digest(given, f"Bearer {token}".encode()):
         raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"})
-    on_request.poll()
-    return _json(ACCEPTED, {"status": "polling"})
 
 
 def _json(status: int, body: Mapping[str, object]) -> web.Response:

@@ -24,6 +24,8 @@ from ai_task_processor.domain.events import (
     EntryUnusable,
     Event,
     FellBack,
+    IntakePaused,
+    IntakeResumed,
     LimitReached,
     LoopLagged,
     Parked,
@@ -166,6 +168,8 @@ class Metrics:
             ApiRequested: self._api_requested,
             Polled: self._polled,
             PollFailed: self._poll_failed,
+            IntakePaused: self._intake_paused,
+            IntakeResumed: self._intake_resumed,
             EntryUnusable: self._entry_unusable,
             TypeUnknown: self._type_unknown,
             Reported: self._reported,
@@ -253,6 +257,12 @@ class Metrics:
 
     def _poll_failed(self, _event: PollFailed) -> None:
         self._count("polls_total", "failed")
+
+    def _intake_paused(self, _event: IntakePaused) -> None:
+        self._set("paused", 1)
+
+    def _intake_resumed(self, _event: IntakeResumed) -> None:
+        self._set("paused", 0)
 
     def _entry_unusable(self, event: EntryUnusable) -> None:
         self._count("entries_unusable_total", by=event.count)

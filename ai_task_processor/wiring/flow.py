@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ai_task_processor.domain.ports import Processor, RateLimiter, Reporter, TaskSource
 from ai_task_processor.pipeline.delivery import Delivery
 from ai_task_processor.pipeline.dispatch import Dispatch, DispatchSettings
+from ai_task_processor.pipeline.gate import Gate, Gated
 from ai_task_processor.pipeline.intake import Intake, IntakeSettings
 from ai_task_processor.pipeline.retention import Retention
 from ai_task_processor.pipeline.run import Bell, Lane, Pipeline
@@ -23,6 +24,7 @@ class Parts:
     processors: Mapping[str, Processor]
     source: TaskSource
     reporter: Reporter
+    gate: Gate
 
 
 def make_pipeline(bench: Bench, parts: Parts, *, glance: float) -> tuple[Pipeline, Callable[[], None]]:
@@ -31,6 +33,7 @@ def make_pipeline(bench: Bench, parts: Parts, *, glance: float) -> tuple[Pipelin
     Beside it what has the Task API polled at once.
     """
     intake, dispatch, delivery = _intake(bench, parts), _dispatch(bench, parts), _delivery(bench, parts)
+    gated = Gated(intake, parts.gate, turn=parts.state.turn, clock=bench.clock, observer=bench.observer)
     retention = Retention(bench.settings.retention_seconds, journal=parts.state.journal, clock=bench.clock)
     fetched, settled, room = Bell(), Bell(), Bell()
     look_for_tasks = min(glance, parts.state.glance)
@@ -41,7 +44,7 @@ def make_pipeline(bench: Bench, parts: Parts, *, glance: float) -> tuple[Pipelin
 
     pipeline = Pipeline(
         inner=[
-            Lane("intake", intake, room, wakes=(fetched,), drops=True),
+            Lane("intake", gated, room, wakes=(fetched,), drops=True),
             Lane("retention", retention, Bell(), drops=True),
             *(
                 Lane(f"dispatch {number}", dispatch, fetched, wakes=(settled, room), longest_rest=look_for_tasks)

@@ -9,6 +9,7 @@ from ai_task_processor.domain.ports import Journal, WindowUsage
 from ai_task_processor.ops.health import Health, HealthSettings
 from ai_task_processor.ops.http import OnRequest, OpsServer
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.pipeline.gate import Gate
 from ai_task_processor.settings import Settings
 from ai_task_processor.wiring.engines import engine_names
 from ai_task_processor.wiring.task_api import TASK_API
@@ -61,6 +62,7 @@ async def serve_operation(
     journal: Journal,
     usage: Callable[[], Mapping[str, WindowUsage]],
     poll: Callable[[], None],
+    gate: Gate,
     clock: Clock,
 ) -> str:
     """Answer on ``METRICS_PORT`` until ``stack`` closes; the address. Raises ConfigurationError."""
@@ -72,9 +74,17 @@ async def serve_operation(
         backlog=journal.backlog,
         usage=usage,
         clock=clock,
-        on_request=OnRequest(poll, settings.poll_token.get_secret_value()),
+        on_request=_on_request(settings.poll_token.get_secret_value(), poll, gate),
     )
     return (await stack.enter_async_context(server)).url
+
+
+def _on_request(token: str, poll: Callable[[], None], gate: Gate) -> OnRequest:
+    def resume() -> None:
+        gate.resume()
+        poll()
+
+    return OnRequest(poll=poll, pause=gate.pause, resume=resume, token=token)
 
 
 def facts(settings: Settings) -> dict[str, object]:

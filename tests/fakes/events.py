@@ -18,6 +18,8 @@ SAMPLES: tuple[Event, ...] = (
     events.ApiRequested(route="/api/ai-tasks/{id}", method="PATCH", status=200, seconds=0.02),
     events.PollPlanned(by=1_700_000_030.0),
     events.TurnElsewhere(),
+    events.IntakePaused(),
+    events.IntakeResumed(),
     events.PollFailed(reason="503", rest=2.0),
     events.Polled(listed=5, accepted=3, left_alone=1),
     events.TaskAccepted(task_id="t1", correlation_id="c1", type="text_embedding"),

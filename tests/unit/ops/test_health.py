@@ -124,6 +124,28 @@ def test_a_replica_that_leaves_polling_to_another_is_ready() -> None:
     assert checks["token"].ok
 
 
+def test_who_is_paused_is_alive_and_able_and_says_so() -> None:
+    patient = Patient(*ABLE, events.IntakePaused(), events.PollFailed("the last one that was on its way", 1))
+    assert patient.failing() == {}
+    assert "paused" in patient.health.checks()["running"].detail
+    assert patient.health.health_body({})[1]["paused"] is True
+    patient.sees(events.IntakeResumed())
+    assert "paused" not in patient.health.checks()["running"].detail
+    assert patient.health.health_body({})[1]["paused"] is False
+
+
+def test_who_is_paused_before_the_first_poll_waits_for_nothing() -> None:
+    patient = Patient(events.IntakePaused(), events.Running(), events.ModelsReady("ollama"))
+    assert patient.failing() == {}
+    patient.sees(events.IntakeResumed())
+    assert set(patient.failing()) == {"task_api"}
+
+
+def test_stopping_goes_before_paused() -> None:
+    patient = Patient(*ABLE, events.IntakePaused(), events.Stopping("SIGTERM", 30))
+    assert "stopping" in patient.failing()["running"]
+
+
 def test_nothing_outside_makes_it_dead() -> None:
     patient = Patient(
         events.TokenFailed("no", refused=True),
@@ -288,6 +310,7 @@ def test_the_body_of_health_is_as_the_contract_says() -> None:
             "status": "healthy",
             "service": "ai-task-processor",
             "version": "1.2.3",
+            "paused": False,
             "rate_limiting": {
                 "enabled": True,
                 "strategy": "rolling",

@@ -49,6 +49,20 @@ def make(
     )
 
 
+def nothing() -> None:
+    """Grants a wish that no test looks at."""
+
+
+def wishes(
+    *,
+    poll: Callable[[], None] = nothing,
+    pause: Callable[[], None] = nothing,
+    resume: Callable[[], None] = nothing,
+    token: str = "s3cret",  # noqa: S107  # see S106
+) -> OnRequest:
+    return OnRequest(poll=poll, pause=pause, resume=resume, token=token)
+
+
 @dataclass
 class Visitor:
     server: OpsServer
@@ -179,7 +193,7 @@ async def test_without_a_journal_the_other_metrics_are_answered(
 )
 async def test_who_knows_the_secret_has_the_api_polled(header: str, status: int) -> None:
     polls: list[int] = []
-    async with make(on_request=OnRequest(lambda: polls.append(1), "s3cret")) as server, aiohttp.ClientSession() as one:
+    async with make(on_request=wishes(poll=lambda: polls.append(1))) as server, aiohttp.ClientSession() as one:
         answered, text, response = await Visitor(server, one).asks("POST", "/poll", Authorization=header)
         assert (answered, len(polls)) == (status, int(status == 202))
         assert "s3cret" not in text
@@ -190,11 +204,26 @@ async def test_who_knows_the_secret_has_the_api_polled(header: str, status: int)
     assert len(polls) == int(status == 202)
 
 
-@pytest.mark.parametrize("on_request", [None, OnRequest(lambda: None, "")])
-async def test_without_a_secret_nobody_polls(on_request: OnRequest | None) -> None:
+@pytest.mark.parametrize("wish", ["poll", "pause", "resume"])
+async def test_each_wish_has_a_route_of_its_own(wish: str) -> None:
+    granted: list[str] = []
+    on_request = wishes(
+        poll=lambda: granted.append("poll"),
+        pause=lambda: granted.append("pause"),
+        resume=lambda: granted.append("resume"),
+    )
+    async with make(on_request=on_request) as server, aiohttp.ClientSession() as one:
+        assert (await Visitor(server, one).asks("POST", f"/{wish}", Authorization="Bearer wrong"))[0] == 401
+        status, text, _ = await Visitor(server, one).asks("POST", f"/{wish}", Authorization="Bearer s3cret")
+    assert (status, json.loads(text), granted) == (202, {"status": "running"}, [wish])
+
+
+@pytest.mark.parametrize("on_request", [None, wishes(token="")])
+async def test_without_a_secret_nobody_has_wishes(on_request: OnRequest | None) -> None:
     async with make(on_request=on_request) as server, aiohttp.ClientSession() as one:
         for header in ("Bearer ", "Bearer", "Bearer None"):
-            assert (await Visitor(server, one).asks("POST", "/poll", Authorization=header))[0] == 404
+            for path in ("/poll", "/pause", "/resume"):
+                assert (await Visitor(server, one).asks("POST", path, Authorization=header))[0] == 404
 
 
 # --- Listening

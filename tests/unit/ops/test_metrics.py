@@ -133,6 +133,8 @@ def test_names_follow_the_rules() -> None:
         (events.Polled(0, 0, 0), "last_successful_poll_timestamp_seconds", {}, BEGINNING),
         (events.PollFailed("503", 1), "polls_total", {"outcome": "failed"}, 1),
         (events.PollFailed("503", 1), "last_successful_poll_timestamp_seconds", {}, 0),
+        (events.IntakePaused(), "paused", {}, 1),
+        (events.IntakeResumed(), "paused", {}, 0),
         (events.EntryUnusable(7, "no id"), "entries_unusable_total", {}, 7),
         (events.TypeUnknown("summary", 4), "tasks_unknown_type_total", {"type": "summary"}, 4),
         (events.Reported(*PER_TASK, "succeeded", "gone", 2), "reported_total", {"receipt": "gone"}, 1),
