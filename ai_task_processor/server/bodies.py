@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from ai_task_processor.server.problems import Problem
+from ai_task_processor.server.problems import Problem, too_large
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ async def received(request: Request, *, most: int) -> bytes:
         elif size > most * PATIENCE:
             break
     if size > most:
-        raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {most} bytes; send it in parts.")
+        raise too_large(f"The body is larger than {most} bytes; send it in parts.")
     return b"".join(chunks)
 
 

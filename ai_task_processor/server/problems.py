@@ -60,3 +60,8 @@ def malformed(message: str, *, faults: Sequence[Fault] = ()) -> Problem:
 def invalid(message: str, *, faults: Sequence[Fault] = ()) -> Problem:
     """The request can be read but not used."""
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, message, faults=faults)
+
+
+def too_large(message: str) -> Problem:
+    """The request holds more than is taken at once."""
+    return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)

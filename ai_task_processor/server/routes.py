@@ -32,6 +32,8 @@ class TaskRoutes:
         router = APIRouter(prefix=TASKS_ROUTE, tags=["Tasks"])
         add = router.add_api_route
         add("/{task_id}", self.change, methods=["PATCH"], openapi_extra=_documented(_CHANGE))
+        add("", self.change_each, methods=["PATCH"], openapi_extra=_documented(_RESULTS))
+        add("/claim", self.claim, methods=["POST"], openapi_extra=_documented(_CLAIM))
         add("", self.create, methods=["POST"], status_code=HTTPStatus.CREATED, openapi_extra=_documented(_NEW_TASKS))
         add("", self.list, methods=["GET"])
         add("/pending", self.pending, methods=["GET"])
@@ -45,6 +47,17 @@ class TaskRoutes:
         body = await received(request, most=self._most_bytes)
         tasks = await parsed(wire.read_tasks if kind == JSON else wire.read_task_lines, body)
         return _json(wire.write({"ids": await self._store.add(tasks)}), HTTPStatus.CREATED)
+
+    async def claim(self, request: Request) -> Response:
+        """Take pending tasks for a while: the most urgent first, then in the order in which they came.
+
+        They are in progress until ``leaseExpiresAt``, and pending again after that. Those of ``renew`` that the worker
+        still holds get a new lease; what comes back are the newly claimed ones alone.
+        """
+        expect(request, {JSON})
+        claim = await parsed(wire.read_claim, await received(request, most=self._most_bytes))
+        tasks = await self._store.claim(claim)
+        return _json(await asyncio.to_thread(wire.write_tasks, tasks))
 
     async def pending(self, limit: Limit = DEFAULT_LIMIT) -> Response:
         """Pending tasks, oldest first: at most 50,000, however high the limit is."""
@@ -79,12 +92,21 @@ class TaskRoutes:
         change = await parsed(wire.read_change, await received(request, most=self._most_bytes))
         return _json(wire.write(wire.changed_json(await self._store.change(task_id, change))))
 
+    async def change_each(self, request: Request) -> Response:
+        """Say of up to 1,000 tasks what came of them: each has the ``status`` that a request of its own would have."""
+        expect(request, {JSON})
+        reports = await parsed(wire.read_results, await received(request, most=self._most_bytes))
+        outcomes = await self._store.change_each([(report.task_id, report.change) for report in reports])
+        return _json(wire.write_verdicts(reports, outcomes))
+
 
 _NEW_TASKS: Mapping[str, object] = {
     JSON: wire.NEW_TASKS_SCHEMA,
     "application/x-ndjson": {"type": "string", "description": "One new task per line."},
 }
 _CHANGE: Mapping[str, object] = {JSON: wire.CHANGE_SCHEMA}
+_CLAIM: Mapping[str, object] = {JSON: wire.CLAIM_SCHEMA}
+_RESULTS: Mapping[str, object] = {JSON: wire.RESULTS_SCHEMA}
 
 
 def _documented(schemas: Mapping[str, object]) -> dict[str, object]:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -21,6 +22,8 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    text,
+    update,
 )
 
 from ai_task_processor.domain.errors import JournalError
@@ -31,7 +34,7 @@ from ai_task_processor.storage.sqlite import connect, translated
 T = TypeVar("T")
 
 IN_MEMORY = ":memory:"
-SCHEMA = 1
+SCHEMA = 2
 KEY_BYTES = 32
 
 metadata = MetaData()
@@ -52,8 +55,13 @@ ai_tasks = Table(
     Column("error", Text),
     Column("json", Text),  # a result that is not a vector of float32 numbers
     Column("vector", LargeBinary),  # a result that is one, little-endian
+    Column("urgency", Double, nullable=False, server_default="2"),  # the priority as a number; smaller is sooner
+    Column("worker", Text),  # who has claimed it
+    Column("leased_until", BigInteger),  # Unix milliseconds; only while it is in progress, and only where claimed
 )
 Index("ai_tasks_by_state", ai_tasks.c.state, ai_tasks.c.sequence)
+Index("ai_tasks_by_urgency", ai_tasks.c.urgency, ai_tasks.c.sequence, sqlite_where=text("state = 'pending'"))
+Index("ai_tasks_by_lease", ai_tasks.c.leased_until, sqlite_where=text("leased_until IS NOT NULL"))
 
 task_server = Table(
     "ai_task_server",
@@ -111,3 +119,23 @@ def _prepare(connection: Connection, name: str) -> None:
     found = connection.execute(select(task_server.c.schema)).scalar_one()
     if found > SCHEMA:
         raise JournalError(f"{name} was written by a newer version of this program; install that one again")
+    if found < SCHEMA:
+        _add_leases(connection)
+        connection.execute(update(task_server).values(schema=SCHEMA))
+
+
+def _add_leases(connection: Connection) -> None:
+    """From schema 1 to 2. Once released a step never changes: it comes to what is declared above."""
+    for column in ("urgency DOUBLE DEFAULT '2' NOT NULL", "worker TEXT", "leased_until BIGINT"):
+        connection.exec_driver_sql(f"ALTER TABLE ai_tasks ADD COLUMN {column}")
+    connection.exec_driver_sql("""
+        UPDATE ai_tasks SET urgency = CASE priority WHEN '"critical"' THEN 0 WHEN '"high"' THEN 1 WHEN '"normal"' THEN 2
+                                      WHEN '"low"' THEN 3 ELSE CAST(priority AS DOUBLE) END
+        WHERE priority IS NOT NULL
+    """)
+    connection.exec_driver_sql(
+        "CREATE INDEX ai_tasks_by_urgency ON ai_tasks (urgency, sequence) WHERE state = 'pending'"
+    )
+    connection.exec_driver_sql(
+        "CREATE INDEX ai_tasks_by_lease ON ai_tasks (leased_until) WHERE leased_until IS NOT NULL"
+    )

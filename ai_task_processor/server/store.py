@@ -1,38 +1,57 @@
 """The tasks that the server keeps, and every question that it asks about them."""
 
+import math
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from http import HTTPStatus
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, Text, bindparam, case, func, insert, select, update
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.server.grouping import Grouped
+from ai_task_processor.server.leases import claim_tasks, free_expired
 from ai_task_processor.server.problems import Problem, invalid
 from ai_task_processor.server.schema import ai_tasks, open_server_storage, signing_key
-from ai_task_processor.server.tasks import Answer, Change, Changed, NewTask, Standing, State, StoredTask, changed
+from ai_task_processor.server.tasks import (
+    Answer,
+    Change,
+    Changed,
+    Claim,
+    NewTask,
+    Standing,
+    State,
+    StoredTask,
+    changed,
+)
 from ai_task_processor.storage.engine import Storage
+
+T = TypeVar("T")
 
 MOST_CHANGES_AT_ONCE = 256
 
 _task = ai_tasks.c
 _FACTS = (
     *(_task.id, _task.type, _task.state, _task.content, _task.callback_route, _task.callback_params),
-    *(_task.priority, _task.created_at, _task.updated_at),
+    *(_task.priority, _task.created_at, _task.updated_at, _task.leased_until),
 )
 _ANSWER = (_task.vector, _task.json, _task.error)
 
 
-_Asked: TypeAlias = tuple[str, Change]
-_Outcome: TypeAlias = Changed | Problem
+Asked: TypeAlias = tuple[str, Change | Problem]
+"""The id of a task, and how it is to change, or why that is known to be impossible already."""
+
+Outcome: TypeAlias = Changed | Problem
+"""A task after its change, or why it was not changed."""
 
 
 class TaskStore:
     """Keeps tasks in a database; what a method did is durable when it returns.
+
+    A task whose lease has run out is pending again for whoever looks.
 
     ``key`` is the server's own secret, made with the database. Every method raises JournalError when the database
     fails.
@@ -43,6 +62,7 @@ class TaskStore:
         self._storage = storage
         self._clock = clock
         self._ids = TaskIds()
+        self._first_lease_ends: float = -math.inf  # in Unix milliseconds; not before that is there any to take away
         self._change_grouped = Grouped(self._change_all, most=MOST_CHANGES_AT_ONCE)
 
     async def add(self, tasks: Sequence[NewTask]) -> list[str]:
@@ -60,12 +80,27 @@ class TaskStore:
     async def pending(self, limit: int) -> list[StoredTask]:
         """At most ``limit`` pending tasks, oldest first."""
         query = select(*_FACTS).where(_task.state == State.PENDING).order_by(_task.sequence).limit(limit)
-        return await self._storage.read(lambda connection: _stored(connection.execute(query)))
+        return await self._read(lambda connection: _stored(connection.execute(query)))
+
+    async def claim(self, claim: Claim) -> list[StoredTask]:
+        """Give pending tasks to a worker for a while: by priority, then in the order in which they came."""
+        await self._free_expired()
+        now = self._now()
+        until = now + int(claim.lease_seconds * 1000)
+
+        def write(connection: Connection) -> list[StoredTask]:
+            ids = claim_tasks(connection, claim, now=now, until=until)
+            found = {task.id: task for task in _stored(connection.execute(select(*_FACTS).where(_task.id.in_(ids))))}
+            return [found[task_id] for task_id in ids]
+
+        claimed = await self._storage.write(write)
+        self._first_lease_ends = min(self._first_lease_ends, until)
+        return claimed
 
     async def get(self, task_id: str) -> StoredTask:
         """One task with its answer. Raises Problem where there is none of this id."""
         query = select(*_FACTS, *_ANSWER).where(_task.id == task_id)
-        found = await self._storage.read(lambda connection: _stored(connection.execute(query)))
+        found = await self._read(lambda connection: _stored(connection.execute(query)))
         if not found:
             raise _unknown(task_id)
         return found[0]
@@ -83,7 +118,7 @@ class TaskStore:
             behind = query if after is None else query.where(_task.sequence > _sequence(connection, after))
             return _stored(connection.execute(behind))
 
-        return await self._storage.read(read)
+        return await self._read(read)
 
     async def counts(self) -> Mapping[State, int]:
         """How many tasks there are in each state."""
@@ -92,7 +127,7 @@ class TaskStore:
         def read(connection: Connection) -> dict[State, int]:
             return {State(state): number for state, number in connection.execute(query)}
 
-        return dict.fromkeys(State, 0) | await self._storage.read(read)
+        return dict.fromkeys(State, 0) | await self._read(read)
 
     async def change(self, task_id: str, change: Change) -> Changed:
         """Change one task. Raises Problem where it is unknown, or where the change is not possible."""
@@ -101,9 +136,24 @@ class TaskStore:
             raise outcome
         return outcome
 
-    async def _change_all(self, asked: Sequence[_Asked]) -> Sequence[_Outcome]:
+    async def change_each(self, asked: Sequence[Asked]) -> Sequence[Outcome]:
+        """Change each of these tasks, in order; where that is not possible, the answer says why."""
+        return await self._change_all(asked) if asked else ()
+
+    async def _change_all(self, asked: Sequence[Asked]) -> Sequence[Outcome]:
         now = self._now()
         return await self._storage.write(lambda connection: _change_all(connection, asked, now))
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        await self._free_expired()
+        return await self._storage.read(work)
+
+    async def _free_expired(self) -> None:
+        now = self._now()
+        if now >= self._first_lease_ends:
+            self._first_lease_ends = math.inf  # for whoever claims while this is being written
+            ends = await self._storage.write(lambda connection: free_expired(connection, now))
+            self._first_lease_ends = min(self._first_lease_ends, ends)
 
     def _now(self) -> int:
         return int(self._clock.now() * 1000)
@@ -140,6 +190,7 @@ def _new_row(task_id: str, task: NewTask, now: int) -> dict[str, object]:
         "callback_route": task.callback_route,
         "callback_params": task.callback_params,
         "priority": task.priority,
+        "urgency": task.urgency,
         "created_at": now,
         "updated_at": now,
     }
@@ -150,8 +201,10 @@ def _stored(rows: Iterable[Row[Any]]) -> list[StoredTask]:
 
 
 def _stored_task(row: Row[Any]) -> StoredTask:
-    task_id, kind, state, content, route, params, priority, created_at, updated_at, *answer = tuple(row)
-    task = StoredTask(task_id, kind, State(state), content, route, params, priority, created_at, updated_at)
+    task_id, kind, state, content, route, params, priority, created_at, updated_at, leased_until, *answer = tuple(row)
+    task = StoredTask(
+        task_id, kind, State(state), content, route, params, priority, created_at, updated_at, leased_until
+    )
     if not answer:
         return task
     vector, text, error = answer
@@ -165,7 +218,7 @@ def _sequence(connection: Connection, task_id: str) -> int:
     return int(found)
 
 
-def _change_all(connection: Connection, asked: Sequence[_Asked], now: int) -> list[_Outcome]:
+def _change_all(connection: Connection, asked: Sequence[Asked], now: int) -> list[Outcome]:
     before = _known(connection, {task_id for task_id, _ in asked})
     known = dict(before)
     outcomes = [_change_one(known, task_id, change, now) for task_id, change in asked]
@@ -183,7 +236,9 @@ def _known(connection: Connection, ids: set[str]) -> dict[str, Changed]:
     }
 
 
-def _change_one(known: dict[str, Changed], task_id: str, change: Change, now: int) -> _Outcome:
+def _change_one(known: dict[str, Changed], task_id: str, change: Change | Problem, now: int) -> Outcome:
+    if isinstance(change, Problem):
+        return change
     before = known.get(task_id)
     if before is None:
         return _unknown(task_id)
@@ -196,10 +251,12 @@ def _change_one(known: dict[str, Changed], task_id: str, change: Change, now: in
     return known[task_id]
 
 
+_STAYS_IN_PROGRESS = bindparam("new_state", type_=Text) == State.IN_PROGRESS
 _UPDATE = (
     update(ai_tasks)
     .where(_task.id == bindparam("changed_id"))
     .values({name: bindparam(f"new_{name}") for name in ("state", "updated_at", "vector", "json", "error")})
+    .values({name: case((_STAYS_IN_PROGRESS, _task[name]), else_=None) for name in ("worker", "leased_until")})
 )
 
 

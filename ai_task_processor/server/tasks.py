@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 
+from ai_task_processor.domain.task import NORMAL_PRIORITY
 from ai_task_processor.server.problems import Problem, invalid
 
 EMBEDDING_TYPE = "text_embedding"
@@ -23,13 +24,27 @@ FINISHED = frozenset({State.SUCCEEDED, State.FAILED})
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """A task to be kept; ``content``, ``callback_params`` and ``priority`` are JSON as text."""
+    """A task to be kept; ``content``, ``callback_params`` and ``priority`` are JSON as text.
+
+    ``urgency`` is the priority as a number: smaller goes first.
+    """
 
     type: str
     content: str
     callback_route: str | None = None
     callback_params: str | None = None
     priority: str | None = None
+    urgency: float = NORMAL_PRIORITY
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a worker asks for: at most ``limit`` tasks, and a new lease of those that it still holds of ``renew``."""
+
+    worker: str
+    limit: int
+    lease_seconds: float
+    renew: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +62,7 @@ NO_ANSWER = Answer()
 class StoredTask:
     """A task that is kept; times are Unix milliseconds.
 
-    ``answer`` and ``error`` are None where they were not asked for.
+    ``answer`` and ``error`` are None where they were not asked for, ``leased_until`` where no worker has claimed it.
     """
 
     id: str
@@ -59,6 +74,7 @@ class StoredTask:
     priority: str | None
     created_at: int
     updated_at: int
+    leased_until: int | None = None
     answer: Answer | None = None
     error: str | None = None
 

@@ -3,20 +3,29 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated
+from http import HTTPStatus
+from typing import Annotated, TypeVar
 
 import numpy as np
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from ai_task_processor.domain.task import PRIORITIES
-from ai_task_processor.server.problems import Fault, invalid, malformed
+from ai_task_processor.domain.task import NORMAL_PRIORITY, PRIORITIES
+from ai_task_processor.server.problems import Fault, Problem, invalid, malformed, too_large
 from ai_task_processor.server.results import TooDeep, answer_of, as_json, embedding_fault
-from ai_task_processor.server.tasks import Change, Changed, NewTask, State, StoredTask
+from ai_task_processor.server.tasks import Change, Changed, Claim, NewTask, State, StoredTask
 
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+LONGEST_LEASE = 86_400
+MOST_CLAIMED = 10_000
+MOST_RENEWED = 10_000
+MOST_RESULTS = 1_000
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def _priority(value: object) -> object:
@@ -45,6 +54,7 @@ class TaskBody(BaseModel):
             callback_route=self.callback_route,
             callback_params=None if self.callback_params is None else as_json(self.callback_params),
             priority=None if self.priority is None else as_json(self.priority),
+            urgency=_urgency(self.priority),
         )
 
 
@@ -70,12 +80,57 @@ class ChangeBody(BaseModel):
         return Change(self.state, answer_of(self.result), not_an_embedding=embedding_fault(self.result))
 
 
+class ClaimBody(BaseModel):
+    """What a worker asks for: new tasks, and more time for those that it holds."""
+
+    model_config = STRICT
+
+    limit: Annotated[int, Field(ge=0)]
+    lease_seconds: Annotated[int | float, Field(alias="leaseSeconds", ge=1, le=LONGEST_LEASE)]
+    worker: Name
+    renew: Annotated[list[Id], Field(max_length=MOST_RENEWED)] | None = None
+
+    def claim(self) -> Claim:
+        """What is to be claimed: at most 10,000 tasks, however high the limit is."""
+        return Claim(self.worker, min(self.limit, MOST_CLAIMED), self.lease_seconds, tuple(self.renew or ()))
+
+
+class ResultBody(ChangeBody):
+    """One result among others."""
+
+    id: Id
+
+
+class ResultsBody(BaseModel):
+    """What came of several tasks; the results are judged one by one."""
+
+    model_config = STRICT
+
+    results: list[object]
+
+
 _TASKS = TypeAdapter(list[TaskBody])
 
 NEW_TASKS_SCHEMA: dict[str, object] = TypeAdapter(TaskBody | list[TaskBody]).json_schema()
 CHANGE_SCHEMA: dict[str, object] = ChangeBody.model_json_schema()
+CLAIM_SCHEMA: dict[str, object] = ClaimBody.model_json_schema()
+RESULTS_SCHEMA: dict[str, object] = {
+    "type": "object",
+    "required": ["results"],
+    "properties": {
+        "results": {"type": "array", "maxItems": MOST_RESULTS, "items": ResultBody.model_json_schema()},
+    },
+}
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One of several results: the id that it gives, empty where it gives none, and the change, or why there is none."""
+
+    task_id: str
+    change: Change | Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +161,43 @@ def read_task_lines(body: bytes) -> list[NewTask]:
 
 def read_change(body: bytes) -> Change:
     """A change of a task. Raises Problem."""
-    value = _parsed(body)
+    return _change(ChangeBody, _parsed(body))
+
+
+def read_claim(body: bytes) -> Claim:
+    """What a worker asks for. Raises Problem."""
+    return _validated(ClaimBody, _parsed(body)).claim()
+
+
+def read_results(body: bytes) -> list[Report]:
+    """Several results, each understood or refused by itself. Raises Problem where there are none, or too many."""
+    results = _validated(ResultsBody, _parsed(body)).results
+    if len(results) > MOST_RESULTS:
+        raise too_large(f"The request holds {len(results)} results; send at most {MOST_RESULTS} at once.")
+    return [_report(result) for result in results]
+
+
+def _report(value: object) -> Report:
+    given = value.get("id") if isinstance(value, dict) else None
+    task_id = given if isinstance(given, str) else ""
     try:
-        return ChangeBody.model_validate(value).change()
-    except ValidationError as error:
-        raise invalid("; ".join(_reason(details["loc"], details["msg"]) for details in _details(error))) from error
+        return Report(task_id, _change(ResultBody, value))
+    except Problem as problem:
+        return Report(task_id, problem)
+
+
+def _change(kind: type[ChangeBody], value: object) -> Change:
+    try:
+        return _validated(kind, value).change()
     except TooDeep as error:
         raise invalid(f"result: {error}") from error
+
+
+def _validated(kind: type[M], value: object) -> M:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise invalid("; ".join(_reason(details["loc"], details["msg"]) for details in _details(error))) from error
 
 
 def _parsed(body: bytes) -> object:
@@ -186,6 +271,17 @@ def write_page(tasks: Sequence[StoredTask], limit: int) -> bytes:
     return write({"tasks": [task_json(task) for task in tasks], "next": tasks[-1].id if more else None})
 
 
+def write_verdicts(reports: Sequence[Report], outcomes: Sequence[Changed | Problem]) -> bytes:
+    """What became of each result, in order."""
+    return write({"results": [_verdict(*pair) for pair in zip(reports, outcomes, strict=True)]})
+
+
+def _verdict(report: Report, outcome: Changed | Problem) -> dict[str, object]:
+    if isinstance(outcome, Problem):
+        return {"id": report.task_id or None, "status": outcome.status.value, "error": outcome.message}
+    return {"id": report.task_id, "status": HTTPStatus.OK.value}
+
+
 def changed_json(task: Changed) -> dict[str, object]:
     """A task after a change: what became of it, without what the client has just sent itself."""
     return {
@@ -206,8 +302,15 @@ def task_json(task: StoredTask) -> dict[str, object]:
         **_given(task),
         "createdAt": iso(task.created_at),
         "updatedAt": iso(task.updated_at),
+        **({} if task.leased_until is None else {"leaseExpiresAt": iso(task.leased_until)}),
         **_answered(task),
     }
+
+
+def _urgency(priority: str | float | None) -> float:
+    if isinstance(priority, str):
+        return PRIORITIES[priority]
+    return NORMAL_PRIORITY if priority is None else float(priority)
 
 
 def iso(milliseconds: int) -> str:

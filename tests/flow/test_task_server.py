@@ -93,13 +93,14 @@ async def test_without_a_token_nothing_is_answered_but_health_and_the_descriptio
     del server.client.headers["Authorization"]
     routes = [("POST", TASKS), ("GET", TASKS), *(("GET", f"{TASKS}/{name}") for name in ("pending", "stats", "x"))]
 
-    for method, route in [*routes, ("PATCH", f"{TASKS}/x")]:
+    for method, route in [*routes, ("PATCH", f"{TASKS}/x"), ("PATCH", TASKS), ("POST", f"{TASKS}/claim")]:
         answer = await server.client.request(method, route)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, 'Bearer realm="ai-task-processor"')
     health = await server.client.get("/health")
     assert (health.status_code, health.json()["status"]) == (200, "ok")
     description = (await server.client.get("/openapi.json")).json()
-    assert set(description["paths"][TASKS]) == {"post", "get"}
+    assert set(description["paths"][TASKS]) == {"post", "get", "patch"}
+    assert set(description["paths"][f"{TASKS}/claim"]) == {"post"}
     assert (await server.client.get("/docs")).status_code == 404
 
 

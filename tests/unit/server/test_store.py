@@ -8,7 +8,7 @@ import pytest
 from ai_task_processor.domain.errors import JournalError
 from ai_task_processor.server.problems import Problem
 from ai_task_processor.server.store import TaskIds, open_task_store
-from ai_task_processor.server.tasks import Answer, Change, NewTask, State
+from ai_task_processor.server.tasks import Answer, Change, Claim, NewTask, State
 from tests.fakes.time import BEGINNING, ManualClock
 
 MEMORY = ":memory:"
@@ -155,6 +155,76 @@ async def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="newer version"):
         async with open_task_store(str(path), clock=ManualClock()):
             pass
+
+
+FIRST_SCHEMA = """
+    CREATE TABLE ai_tasks (sequence INTEGER NOT NULL, id TEXT NOT NULL, type TEXT NOT NULL, state TEXT NOT NULL,
+        content TEXT NOT NULL, callback_route TEXT, callback_params TEXT, priority TEXT, created_at BIGINT NOT NULL,
+        updated_at BIGINT NOT NULL, error TEXT, json TEXT, vector BLOB, PRIMARY KEY (sequence), UNIQUE (id));
+    CREATE INDEX ai_tasks_by_state ON ai_tasks (state, sequence);
+    CREATE TABLE ai_task_server (schema INTEGER NOT NULL, signing_key BLOB NOT NULL);
+    INSERT INTO ai_task_server VALUES (1, zeroblob(32));
+"""
+
+
+async def test_a_database_of_an_older_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    priorities = [None, '"low"', '"critical"', "2.5", '"high"', '"normal"', "-1"]
+    with sqlite3.connect(old) as first:
+        first.executescript(FIRST_SCHEMA)
+        rows = [(str(number), priority) for number, priority in enumerate(priorities)]
+        first.executemany("INSERT INTO ai_tasks VALUES (NULL,?,'t','pending','1',NULL,NULL,?,0,0,NULL,NULL,NULL)", rows)
+    first.close()
+
+    for path in (old, old, new):
+        async with open_task_store(str(path), clock=ManualClock()) as store:
+            claimed = await store.claim(Claim("one", 10, 60))
+            assert [task.id for task in claimed] in ([], ["6", "2", "4", "0", "5", "3", "1"])
+            assert [task.id for task in await store.pending(10)] == []
+
+    assert shape(old) == shape(new)
+
+
+def shape(path: Path) -> object:
+    with sqlite3.connect(path) as database:
+        columns = database.execute("SELECT name, type, \"notnull\", dflt_value FROM pragma_table_info('ai_tasks')")
+        indexes = database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
+        version = database.execute("SELECT schema FROM ai_task_server")
+        found = [sorted(rows.fetchall()) for rows in (columns, indexes, version)]
+    database.close()
+    return found
+
+
+async def test_a_lease_outlives_the_process_and_ends_at_its_time(tmp_path: Path) -> None:
+    database = str(tmp_path / "tasks.db")
+    clock = ManualClock()
+    async with open_task_store(database, clock=clock) as store:
+        (task_id,) = await store.add(tasks(1))
+        (claimed,) = await store.claim(Claim("one", 1, 60))
+        assert claimed.leased_until == BEGINNING * 1000 + 60_000
+
+    async with open_task_store(database, clock=clock) as store:
+        clock.advance(59)
+        assert (await store.counts())[State.IN_PROGRESS] == 1
+        clock.advance(1)
+        assert (await store.counts())[State.PENDING] == 1
+        assert (await store.get(task_id)).leased_until is None
+
+
+async def test_a_change_ends_a_lease_and_work_that_begins_does_not() -> None:
+    clock = ManualClock()
+    async with open_task_store(MEMORY, clock=clock) as store:
+        begun, done, back = await store.add(tasks(3))
+        await store.claim(Claim("one", 3, 60))
+        await store.change(begun, Change(State.IN_PROGRESS))
+        await store.change(done, Change(State.SUCCEEDED, VECTOR))
+        await store.change(back, Change(State.PENDING))
+
+        leases = [(await store.get(task_id)).leased_until for task_id in (begun, done, back)]
+        clock.advance(60)
+
+        assert leases == [BEGINNING * 1000 + 60_000, None, None]
+        assert [task.id for task in await store.pending(10)] == [begun, back]
 
 
 async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:

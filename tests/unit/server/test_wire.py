@@ -40,7 +40,7 @@ def test_everything_a_task_may_have() -> None:
         "priority": 2.5,
     }
 
-    assert read_tasks(orjson.dumps(body)) == [NewTask("summary", '"bare"', "done", '{"a":null,"b":1}', "2.5")]
+    assert read_tasks(orjson.dumps(body)) == [NewTask("summary", '"bare"', "done", '{"a":null,"b":1}', "2.5", 2.5)]
 
 
 @given(JSON)
