@@ -1,9 +1,11 @@
 """Opens the state database and runs transactions on it."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -11,9 +13,10 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL, make_url
@@ -26,6 +29,9 @@ from ai_task_processor.storage.ownership import owned
 from ai_task_processor.storage.sqlite import connect, transact, translated
 
 T = TypeVar("T")
+
+MOST_TOGETHER: Final = 32
+"""Transactions that become one, at most: all of them wait for the slowest."""
 
 OWNER_ONLY = 0o600
 
@@ -50,32 +56,99 @@ class Storage(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """A transaction that a caller waits for."""
+
+    work: Callable[[Connection], Any]
+    writes: bool
+    answer: asyncio.Future[Any]
+
+
 class SqliteStorage:
     """The port :class:`Storage` over one connection, on which transactions run one after the other.
 
-    All of a transaction runs in the database's own thread: one change of threads for each, and a caller that is
-    cancelled cannot leave one open. Each is run once.
+    All of a transaction runs in the database's own thread, so that a caller who is cancelled cannot leave one open.
+    What is asked for while one runs becomes the next one, all together: one change of threads and one wait for the
+    disk. If anything of such a group fails it is undone whole, and then each is run for itself.
     """
 
     def __init__(self, connection: Connection, *, name: str, executor: Executor) -> None:
         self._connection = connection
         self._name = name
         self._executor = executor
+        self._waiting: deque[_Asked] = deque()
+        self._busy = False
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """See :class:`Storage`."""
-        return await self._transact("BEGIN IMMEDIATE", work)
+        return await self._ask(work, writes=True)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """See :class:`Storage`."""
-        return await self._transact("BEGIN", work)
+        return await self._ask(work, writes=False)
 
-    async def _transact(self, begin: str, work: Callable[[Connection], T]) -> T:
-        def run() -> T:
+    async def _ask(self, work: Callable[[Connection], T], *, writes: bool) -> T:
+        asked = _Asked(work, writes, asyncio.get_running_loop().create_future())
+        self._waiting.append(asked)
+        if not self._busy:
+            self._begin_next()
+        answer: T = await asked.answer
+        return answer
+
+    def _begin_next(self) -> None:
+        group = self._next_group()
+        self._busy = bool(group)
+        if group:
+            loop = group[0].answer.get_loop()
+            running = self._executor.submit(self._run, group)
+            running.add_done_callback(
+                lambda ran: None if loop.is_closed() else loop.call_soon_threadsafe(self._end, ran)
+            )
+
+    def _next_group(self) -> list[_Asked]:
+        """Those that wait longest; whose caller was cancelled meanwhile does not happen."""
+        group: list[_Asked] = []
+        while self._waiting and len(group) < MOST_TOGETHER:
+            asked = self._waiting.popleft()
+            if not asked.answer.done():
+                group.append(asked)
+        return group
+
+    def _end(self, ran: Future[list["_Ran"]]) -> None:
+        self._begin_next()  # first: the disk works while the callers go on
+        for asked, answer, error in ran.result():
+            if asked.answer.done():
+                continue
+            if error is None:
+                asked.answer.set_result(answer)
+            else:
+                asked.answer.set_exception(error)
+
+    def _run(self, group: Sequence[_Asked]) -> list["_Ran"]:
+        if len(group) > 1:
+            with contextlib.suppress(Exception):  # whose it is shows when each is run for itself
+                return self._together(group)
+        return [self._alone(asked) for asked in group]
+
+    def _together(self, group: Sequence[_Asked]) -> list["_Ran"]:
+        begin = _begin(writes=any(asked.writes for asked in group))
+        answers = transact(self._connection, begin, lambda connection: [asked.work(connection) for asked in group])
+        return [(asked, answer, None) for asked, answer in zip(group, answers, strict=True)]
+
+    def _alone(self, asked: _Asked) -> "_Ran":
+        try:
             with translated(self._name):
-                return transact(self._connection, begin, work)
+                return asked, transact(self._connection, _begin(writes=asked.writes), asked.work), None
+        except BaseException as error:  # noqa: BLE001  # whoever waits for it gets it
+            return asked, None, error
 
-        return await _in(self._executor, run)
+
+_Ran: TypeAlias = tuple[_Asked, Any, BaseException | None]
+
+
+def _begin(*, writes: bool) -> str:
+    return "BEGIN IMMEDIATE" if writes else "BEGIN"
 
 
 @asynccontextmanager

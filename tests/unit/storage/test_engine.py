@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import errno
 import os
 import sqlite3
@@ -179,6 +180,28 @@ class TestTransactions:
             go_on.set()
             await first
             assert await storage.read(stored) == []
+
+    async def test_asked_for_while_another_runs_are_one_transaction(self, file: Path) -> None:
+        def committed(connection: Connection) -> tuple[list[str], list[str]]:
+            with contextlib.closing(sqlite3.connect(file)) as guest:
+                return stored(connection), [key for (key,) in guest.execute("SELECT key FROM meta")]
+
+        async with open_storage(url(file)) as storage:
+            works = [lambda _: None, storing("a"), committed, storing("b")]
+            answers = await asyncio.gather(*(storage.write(work) for work in works))
+            assert answers == [None, None, (["a"], []), None]
+            assert await storage.read(stored) == ["a", "b"]
+
+    async def test_one_of_several_that_fails_harms_no_other(self, file: Path) -> None:
+        def fail(connection: Connection) -> None:
+            storing("half")(connection)
+            raise LookupError("ours")
+
+        async with open_storage(url(file)) as storage:
+            works = [lambda _: None, storing("a"), fail, storing("a"), storing("b")]
+            ends = await asyncio.gather(*(storage.write(work) for work in works), return_exceptions=True)
+            assert [type(end) for end in ends] == [type(None), type(None), LookupError, JournalError, type(None)]
+            assert await storage.read(stored) == ["a", "b"]
 
     async def test_closing_waits_for_one_whose_caller_was_cancelled(self, file: Path) -> None:
         begun, go_on = asyncio.Event(), threading.Event()
