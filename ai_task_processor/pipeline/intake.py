@@ -43,6 +43,9 @@ EARLIEST, LATEST = 0.9, 1.1
 TURN_GLANCE = 5.0
 """Seconds, at most, until a replica looks again whether it is its turn to poll."""
 
+TRIES_IN_TURN = 2
+"""Polls that fail one after the other until another replica may try: the first may have been a trifle."""
+
 WISHED_PACE = 0.02
 """Seconds between polls, at least, while somebody asks for one after the other."""
 
@@ -176,9 +179,21 @@ class Intake:
         except (TaskApiError, NotNow) as error:
             if isinstance(error, TaskApiRejected):
                 self._learn_refusal(limit)
-            return self._after_failure(error)
+            rest = self._after_failure(error)
+            if self._turn and self._cut_off(error):
+                await self._turn.pass_on()
+            return rest
         accepted = await self._accept(page, room.keep, mark)
         return self._after_page(page, limit, accepted)
+
+    def _cut_off(self, error: TaskApiError | NotNow) -> bool:
+        """Whether the way to the Task API seems closed, so that another replica may find it open.
+
+        One that answers and asks for patience, or refuses what we ask, is not to be asked by all of us in turn.
+        """
+        if isinstance(error, TaskApiRejected) or getattr(error, "retry_after", None):
+            return False
+        return isinstance(error, NotNow) or self._failures >= TRIES_IN_TURN
 
     @property
     def _cap(self) -> int:
