@@ -17,7 +17,7 @@ from ai_task_processor.domain.ports import Observer, WindowUsage
 from ai_task_processor.limits.ledger import Bucket, Change, Decide, Ledger, LimitStore
 from ai_task_processor.limits.tally import Tally
 from ai_task_processor.limits.timeline import Timeline, shift_between
-from ai_task_processor.limits.windows import KEYS, LENGTHS, Strategy, window_of
+from ai_task_processor.limits.windows import KEYS, LENGTHS, Strategy, Window, window_of
 
 REFRESH = 5.0
 """Seconds after which what replicas have booked is looked at, where nothing was booked here meanwhile."""
@@ -54,16 +54,23 @@ class Limiter:
     A booking can be given back by the asyncio task that took it: only then is it certain which buckets it is in, and
     giving back from any other would let a window forget an admission too early.
 
-    Limits, strategy and time zone may change between runs: the admissions stay, and are counted in the windows there
-    are now. A window that had no limit before begins empty.
+    Limits, strategy and time zone may change between runs, and limits also in the middle of one (:meth:`adjust`): the
+    admissions stay, and are counted in the windows there are now. A window that had no limit before begins empty.
     """
 
-    def __init__(self, tallies: Mapping[str, Tally], line: Timeline, store: LimitStore, tell: Observer) -> None:
-        self._tallies = tallies
-        self._line = line
+    def __init__(
+        self, strategy: Strategy, zone: ZoneInfo, *, store: LimitStore, clock: Clock, observer: Observer, boot: str
+    ) -> None:
+        self._strategy = strategy
+        self._zone = zone
+        self._begin = partial(Timeline, clock, strategy, boot=boot)
+        self._line = self._begin()
+        self._begun = False
+        self._tallies: Mapping[str, Tally] = {}
         self._store = store
-        self._observer = tell
+        self._observer = observer
         self._lock = asyncio.Lock()
+        self._adjusted = asyncio.Event()
         self._bookings: WeakKeyDictionary[asyncio.Task[object], _Booking] = WeakKeyDictionary()
         self._told: dict[str, float] = {}
         self._unsaved: set[_Place] = set()
@@ -86,19 +93,23 @@ class Limiter:
         ``limits`` are named as :data:`~ai_task_processor.limits.windows.KEYS` are.
         ``boot`` is :func:`~ai_task_processor.limits.timeline.boot_id`. Raises JournalError.
         """
-        limited = {name: limit for name, limit in limits.items() if limit > 0}
-        ledger = await store.load() if limited else Ledger()
-        line = Timeline(clock, strategy, last=ledger.reading, boot=boot)
-        shift = shift_between(ledger.reading, strategy)
-        tallies = {
-            key: Tally(window_of(KEYS[key][1], strategy, zone), limit, _of(key, ledger, shift))
-            for key, limit in limited.items()
-        }
-        limiter = cls(tallies, line, store, observer)
-        await limiter.refresh()
-        if ledger.reading is not None and ledger.reading.strategy != strategy:
-            await limiter._rewrite()
+        limiter = cls(strategy, zone, store=store, clock=clock, observer=observer, boot=boot)
+        await limiter.adjust(limits)
         return limiter
+
+    async def adjust(self, limits: Mapping[str, int]) -> None:
+        """Count by these limits from now on; what was admitted before stays counted. Raises JournalError."""
+        limited = {key: limit for key, limit in limits.items() if limit > 0}
+        async with self._lock:
+            ledger = await self._store.load() if limited.keys() - self._tallies.keys() else Ledger()
+            if limited and not self._begun:
+                self._line, self._begun = self._begin(last=ledger.reading), True
+            self._limit(limited, ledger)
+            if self._tallies:
+                await self._change(self._seen)
+            if ledger.reading is not None and ledger.reading.strategy != self._strategy:
+                await self._rewrite()
+        self._adjusted.set()
 
     async def take(self, amount: Amount) -> None:
         """See :class:`~ai_task_processor.domain.ports.RateLimiter`. Raises RateLimited or JournalError."""
@@ -144,9 +155,12 @@ class Limiter:
 
     async def watch(self) -> None:
         """Refresh every few seconds, where replicas share the store."""
-        while self._tallies and self._line.shared:
-            await asyncio.sleep(REFRESH)
-            await self.refresh()
+        while True:
+            self._adjusted.clear()
+            while self._tallies and self._line.shared:
+                await asyncio.sleep(REFRESH)
+                await self.refresh()
+            await self._adjusted.wait()
 
     def headroom(self) -> Amount:
         """See :class:`~ai_task_processor.domain.ports.RateLimiter`."""
@@ -165,6 +179,22 @@ class Limiter:
         """See :class:`~ai_task_processor.domain.ports.RateLimiter`."""
         self._advance()
         return {key: self._usage_of(tally, KEYS[key][0]) for key, tally in self._tallies.items()}
+
+    def _limit(self, limits: Mapping[str, int], ledger: Ledger) -> None:
+        """Keep the windows that stay with what they hold; new ones take from the ledger what it has of them."""
+        shift = shift_between(ledger.reading, self._strategy)
+        tallies = {
+            key: self._tallies.get(key) or Tally(self._window(key), limit, _of(key, ledger, shift))
+            for key, limit in limits.items()
+        }
+        changed = [key for key, tally in tallies.items() if tally.limit != limits[key]]
+        for key in changed:
+            tallies[key].limit = limits[key]
+        self._told = {key: time for key, time in self._told.items() if key in tallies and key not in changed}
+        self._tallies = tallies
+
+    def _window(self, key: str) -> Window:
+        return window_of(KEYS[key][1], self._strategy, self._zone)
 
     def _counts(self, amount: Amount) -> bool:
         """Whether any window counts what this has."""
@@ -279,10 +309,12 @@ class Limiter:
 
     def _give_back(self, places: Iterable[_Place], amount: Amount) -> None:
         for key, end in places:
-            self._tallies[key].remove(end, amount.of(KEYS[key][0]))
+            if key in self._tallies:  # its limit may have been taken away meanwhile
+                self._tallies[key].remove(end, amount.of(KEYS[key][0]))
 
     def _changed(self, places: Iterable[_Place]) -> Change:
-        held = ((name, end, self._tallies[name].held(end)) for name, end in {*places, *self._unsaved})
+        known = ((name, end) for name, end in {*places, *self._unsaved} if name in self._tallies)
+        held = ((name, end, self._tallies[name].held(end)) for name, end in known)
         self._unsaved.clear()
         buckets = tuple(Bucket(name, end, count) for name, end, count in held if count is not None)
         return Change(self._line.reading(), buckets, self._forgotten())

@@ -67,7 +67,7 @@ async def opened(
     zone: ZoneInfo = UTC,
     boot: str = "",
     **limits: int,
-) -> RateLimiter:
+) -> Limiter:
     return await Limiter.open(
         limits,  # type: ignore[arg-type]  # keyword names are strings
         strategy=strategy,
@@ -507,11 +507,94 @@ async def test_without_a_readable_reading_the_buckets_still_count(clock: ManualC
             assert (await opened(store, clock, minute=10)).headroom().tasks == 0
 
 
+# --- Limits that change in the middle of a run ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["rolling", "fixed"])
+async def test_new_limits_hold_for_what_was_admitted_before(
+    store: LimitStore, clock: ManualClock, strategy: Strategy
+) -> None:
+    limiter = await opened(store, clock, strategy=strategy, minute=5, hour=100)
+    await limiter.take(tasks(5))
+    assert limiter.headroom().tasks == 0
+    await limiter.adjust({"minute": 8, "hour": 100})
+    assert (limiter.headroom().tasks, used(limiter)) == (3, {"minute": 5, "hour": 5})
+    await limiter.take(tasks(3))
+    await limiter.adjust({"minute": 4, "hour": 9})
+    with pytest.raises(RateLimited):
+        await limiter.take(tasks(1))
+    clock.advance(61)
+    with pytest.raises(RateLimited, match="hour"):
+        await limiter.take(tasks(2))
+    await limiter.take(tasks(1))
+    again = await opened(store, clock, strategy=strategy, minute=4, hour=9)
+    assert used(again) == {"minute": 1, "hour": 9}
+
+
+async def test_a_limit_that_is_taken_away_while_something_is_booked(store: LimitStore, clock: ManualClock) -> None:
+    limiter = await opened(store, clock, minute=10, tokens_per_minute=1_000, hour=50)
+    await limiter.take(Amount(tasks=2, tokens=500))
+    await limiter.adjust({"hour": 50})
+    await limiter.settle(Amount(tasks=2, tokens=100))
+    await limiter.refund(tasks(1))
+    assert used(limiter) == {"hour": 1}
+    await limiter.take(tasks(49))
+    with pytest.raises(RateLimited, match="hour"):
+        await limiter.take(tasks(1))
+    await limiter.adjust({})
+    await limiter.take(tasks(1_000))
+    assert limiter.usage() == {}
+
+
+async def test_a_limit_that_is_given_takes_up_what_is_kept_of_its_window(store: LimitStore, clock: ManualClock) -> None:
+    earlier = await opened(store, clock, minute=10, day=100)
+    await earlier.take(tasks(6))
+    clock.advance(30)
+    limiter = await opened(store, clock)
+    await limiter.adjust({"minute": 10})
+    assert used(limiter) == {"minute": 6}
+    await limiter.adjust({"minute": 10, "day": 7, "hour": 5})
+    assert used(limiter) == {"minute": 6, "day": 6, "hour": 0}
+    await limiter.take(tasks(1))
+    clock.advance(31)
+    assert used(limiter) == {"minute": 1, "day": 7, "hour": 1}
+    await limiter.adjust({})
+    await limiter.adjust({"minute": 10, "day": 7})
+    assert used(limiter) == {"minute": 1, "day": 7}
+
+
+async def test_a_limit_given_late_counts_by_the_strategy_of_now(store: LimitStore, clock: ManualClock) -> None:
+    await (await opened(store, clock, strategy="rolling", minute=10)).take(tasks(6))
+    limiter = await opened(store, clock, strategy="fixed")
+    await limiter.adjust({"minute": 10})
+    assert used(limiter) == {"minute": 6}
+    clock.advance(61)
+    assert used(limiter) == {"minute": 0}
+    await limiter.take(tasks(4))
+    assert used(await opened(store, clock, strategy="fixed", minute=10)) == {"minute": 4}
+
+
+async def test_a_window_that_is_full_by_a_new_limit_is_told_again(clock: ManualClock) -> None:
+    seen: list[Event] = []
+    limiter = await opened(MemoryLimitStore(), clock, seen, minute=5, hour=10)
+    await limiter.take(tasks(5))
+    await limiter.adjust({"minute": 6, "hour": 5})
+    limiter.opens_at()
+    assert [(event.window, event.limit) for event in seen if isinstance(event, LimitReached)] == [
+        ("minute", 5),
+        ("hour", 5),
+    ]
+    await limiter.take(Amount(tokens=1))
+    await limiter.adjust({"minute": 5, "hour": 5})
+    limiter.opens_at()
+    assert [event.window for event in seen if isinstance(event, LimitReached)] == ["minute", "hour", "minute"]
+
+
 # --- State machine ----------------------------------------------------------------------------------------------------
 
 
 class LimiterMachine(RuleBasedStateMachine):
-    """Takes, refunds, restarts and clocks that are set, against a log of every admission by true time."""
+    """Takes, refunds, restarts, new limits and clocks that are set, against a log of admissions by true time."""
 
     strategy: Strategy = "rolling"
 
@@ -527,6 +610,7 @@ class LimiterMachine(RuleBasedStateMachine):
     @initialize(kind=st.sampled_from(["memory", "sql"]), minute=st.integers(1, 12), hour=st.integers(1, 40))
     def begin(self, kind: str, minute: int, hour: int) -> None:
         self.limits: dict[WindowName, int] = {"minute": minute, "hour": hour}
+        self.limits_obeyed = self.limits
         self.store = self.loop.run_until_complete(self._store(kind))
         self._open()
 
@@ -591,6 +675,11 @@ class LimiterMachine(RuleBasedStateMachine):
     def set_the_clock(self, seconds: float) -> None:
         self.machine.jump(seconds)
 
+    @rule(minute=st.integers(1, 12), hour=st.integers(1, 40))
+    def adjust(self, minute: int, hour: int) -> None:
+        self.limits = {"minute": minute, "hour": hour}
+        self.loop.run_until_complete(self.limiter.adjust(self.limits))
+
     @rule()
     def restart(self) -> None:
         self._end()
@@ -604,6 +693,7 @@ class LimiterMachine(RuleBasedStateMachine):
             return False
         caller.booked = [self.machine.monotonic, self._now_on_the_line(), count]
         self.log.append(caller.booked)
+        self.limits_obeyed = self.limits
         return True
 
     def _now_on_the_line(self) -> float:
@@ -616,7 +706,7 @@ class LimiterMachine(RuleBasedStateMachine):
     def holds(self) -> None:
         if not self.log:
             return
-        for name, limit in self.limits.items():
+        for name, limit in self.limits_obeyed.items():
             newest = self.log[-1]
             if self.strategy == "rolling":
                 count = sum(entry[2] for entry in self.log if entry[0] > newest[0] - LENGTHS[name])

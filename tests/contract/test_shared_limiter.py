@@ -16,12 +16,12 @@ from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import RateLimited
 from ai_task_processor.domain.events import Event
-from ai_task_processor.limits.limiter import Limiter
+from ai_task_processor.limits.limiter import REFRESH, Limiter
 from ai_task_processor.limits.store import SharedLimitStore
 from ai_task_processor.limits.windows import LENGTHS, READING_ERROR, Strategy, period_of
 from ai_task_processor.storage.engine import Storage, open_storage
 from ai_task_processor.storage.postgres import database_time
-from tests.fakes.time import BEGINNING, ManualClock
+from tests.fakes.time import BEGINNING, ManualClock, virtual_time
 
 T = TypeVar("T")
 UTC = ZoneInfo("UTC")
@@ -77,6 +77,22 @@ class TestOnPostgres:
             with pytest.raises(RateLimited) as refusal:
                 await limiter.take(Amount(1))
             assert refusal.value.until == pytest.approx(MINUTE + offset + 3_600, abs=40)
+
+
+@virtual_time
+async def test_limits_given_late_are_watched_as_others_are() -> None:
+    async with open_storage("sqlite://", executor=Inline()) as storage:
+        clock = ManualClock(MINUTE)
+        others = await opened(storage, clock, lambda _: clock.now(), hour=10)
+        ours = await opened(storage, clock, lambda _: clock.now())
+        watch = asyncio.create_task(ours.watch())
+        await asyncio.sleep(3 * REFRESH)
+        await ours.adjust({"hour": 10})
+        for booked in (4, 7):
+            await others.take(Amount(booked - ours.usage()["hour"].current))
+            await asyncio.sleep(2 * REFRESH)
+            assert ours.usage()["hour"].current == booked
+        watch.cancel()
 
 
 # --- State machine ----------------------------------------------------------------------------------------------------
