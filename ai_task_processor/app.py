@@ -25,7 +25,7 @@ from ai_task_processor.processors import text_embedding
 from ai_task_processor.settings import Settings
 from ai_task_processor.wiring.engines import Bench, Job, MakeEngine, combined, engine_names, make_engine, measure
 from ai_task_processor.wiring.flow import Parts, make_pipeline
-from ai_task_processor.wiring.operation import facts, make_health, make_metrics, serve_operation, warnings
+from ai_task_processor.wiring.operation import facts, make_watchers, serve_operation, warnings
 from ai_task_processor.wiring.state import State, memory_of, open_state
 from ai_task_processor.wiring.task_api import open_task_api, open_wire
 
@@ -105,8 +105,8 @@ async def open_app(
     """
     world = world or World()
     clock = world.clock
-    health, metrics = make_health(settings, clock), make_metrics(settings, world.processors, clock)
-    observer = Observers(health, metrics, *observers)
+    watchers = make_watchers(settings, world.processors, clock)
+    observer = Observers(watchers.health, watchers.metrics, watchers.recent, *observers)
     observer(Started(facts=facts(settings)))
     for warning in warnings(settings):
         observer(Warned(message=warning))
@@ -127,7 +127,7 @@ async def open_app(
 
         url = ""
         if world.serves:  # already now: the database may be away for a while
-            url = await serve_operation(stack, settings, health, metrics, state.journal, usage, poll, gate, clock)
+            url = await serve_operation(stack, settings, watchers, state, usage, poll, gate, clock)
         limiter = await _limiter(settings, state.limits, clock, observer, world.boot())
         await _reopen(state.journal, observer)
         bench = Bench(settings, clock, observer, world.randomness, stack)

@@ -49,7 +49,10 @@ UNFINISHED: Final = frozenset(State) - {State.REPORTED}
 _PAGE: Final = 500
 _FACTS: Final = [tasks.c[field.name] for field in fields(Row)]
 
-_PARKED = text("SELECT id FROM tasks WHERE state <> 'reported' AND state = 'parked'")
+_IS_PARKED = text("state <> 'reported' AND state = 'parked'")
+"""Without parameters and as in the index that serves it (storage/schema.py), or the index would not be used."""
+
+_PARKED = select(tasks.c.id).where(_IS_PARKED)
 _DROP_DAMAGED = text("DELETE FROM tasks WHERE id = :id AND state = 'parked' AND outcome = 'damaged'")
 _UNPARK = text("""
     UPDATE tasks SET not_before = 0, deliveries = 0, reason = NULL,
@@ -71,6 +74,11 @@ class OperatorJournal:
     async def list_rows(self, states: Collection[State] = UNFINISHED, *, limit: int = 100) -> tuple[Row, ...]:
         """Rows in these states, longest held first."""
         wanted = select(*_FACTS).where(tasks.c.state.in_(states)).order_by(tasks.c.accepted_at, tasks.c.id).limit(limit)
+        return await self._storage.read(lambda connection: _rows(connection, wanted))
+
+    async def parked(self, limit: int) -> tuple[Row, ...]:
+        """Parked rows, longest held first; costs next to nothing, however many rows of other states there are."""
+        wanted = select(*_FACTS).where(_IS_PARKED).order_by(tasks.c.accepted_at, tasks.c.id).limit(limit)
         return await self._storage.read(lambda connection: _rows(connection, wanted))
 
     async def show(self, task_id: str) -> Row | None:

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -14,10 +14,14 @@ from aiohttp import web
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import ConfigurationError, TaskProcessorError
-from ai_task_processor.domain.ports import Backlog, WindowUsage
+from ai_task_processor.domain.ports import Backlog
+from ai_task_processor.ops import page
 from ai_task_processor.ops.address import url_here
-from ai_task_processor.ops.health import Health
+from ai_task_processor.ops.health import OK, Health
+from ai_task_processor.ops.lookout import Lookout
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.ops.status import as_json
+from ai_task_processor.ops.stream import Streams
 
 BACKLOG_PATIENCE = 2.0
 """Seconds that a scrape waits for the journal; a scraper gives up after ten."""
@@ -41,9 +45,10 @@ class OnRequest:
 
 
 class OpsServer:
-    """Serves /health, /ready and /metrics while it is entered, and wishes where ``on_request`` has a token.
+    """Serves its routes while it is entered, and wishes where ``on_request`` has a token.
 
-    The wishes are POST /poll, /pause and /resume.
+    The routes are /health, /ready and /metrics for machines; / for people, kept up to date by /events, and the same
+    facts as JSON at /status. The wishes are POST /poll, /pause and /resume.
 
     ``port`` 0 lets the system choose one; ``port`` and ``url`` then say which. Entering raises ConfigurationError
     where the address cannot be had. A scrape waits ``patience`` seconds for the backlog. To be entered first and left
@@ -57,8 +62,7 @@ class OpsServer:
         *,
         health: Health,
         metrics: Metrics,
-        backlog: Callable[[], Awaitable[Backlog]],
-        usage: Callable[[], Mapping[str, WindowUsage]],
+        lookout: Lookout,
         clock: Clock,
         on_request: OnRequest | None = None,
         patience: float = BACKLOG_PATIENCE,
@@ -67,11 +71,12 @@ class OpsServer:
         self.port = port
         self._health = health
         self._metrics = metrics
-        self._backlog = backlog
-        self._usage = usage
+        self._lookout = lookout
+        self._readings = lookout.readings
         self._clock = clock
         self._on_request = on_request
         self._patience = patience
+        self._streams = Streams(self._sections)
         self._runner = web.AppRunner(
             self._application(),
             handle_signals=False,
@@ -105,15 +110,19 @@ class OpsServer:
         await self._runner.cleanup()
 
     def _application(self) -> web.Application:
-        """The routes; the status page (GET /) finds its place here."""
+        """The routes."""
         application = web.Application(client_max_size=LARGEST_BODY)
         application.add_routes(
             [
                 web.get("/health", self._get_health),
                 web.get("/ready", self._get_ready),
                 web.get("/metrics", self._get_metrics),
+                web.get("/status", self._get_status),
+                web.get("/", self._get_page),
+                web.get("/events", self._streams.answer, allow_head=False),
             ]
         )
+        application.on_shutdown.append(self._end_streams)
         if self._on_request and self._on_request.token:
             application.add_routes(self._wishes(self._on_request))
         return application
@@ -123,7 +132,7 @@ class OpsServer:
         return [web.post(path, partial(self._grant, on_request.token, wish)) for path, wish in wishes.items()]
 
     async def _get_health(self, _request: web.Request) -> web.Response:
-        return _json(*self._health.health_body(self._usage()))
+        return _json(*self._health.health_body(self._readings.usage()))
 
     async def _get_ready(self, _request: web.Request) -> web.Response:
         return _json(*self._health.ready_body())
@@ -132,8 +141,20 @@ class OpsServer:
         backlog = await self._backlog_or_none()
         accept = request.headers.get("Accept", "")
         ready = {name: check.ok for name, check in self._health.checks().items()}
-        content_type, body = self._metrics.render(accept, backlog, self._usage(), self._clock.now(), ready)
+        content_type, body = self._metrics.render(accept, backlog, self._readings.usage(), self._clock.now(), ready)
         return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+
+    async def _get_status(self, _request: web.Request) -> web.Response:
+        return _json(OK, as_json(await self._lookout.status()))
+
+    async def _get_page(self, _request: web.Request) -> web.Response:
+        return web.Response(body=page.page(await self._lookout.status()).encode(), headers=page.HEADERS)
+
+    async def _sections(self) -> Mapping[str, str]:
+        return page.sections(await self._lookout.status())
+
+    async def _end_streams(self, _application: web.Application) -> None:
+        self._streams.end()
 
     async def _grant(self, token: str, wish: Callable[[], None], request: web.Request) -> web.Response:
         """Do as somebody wishes who knows the token, and answer how it is then."""
@@ -145,7 +166,7 @@ class OpsServer:
         """The backlog, or None where the journal cannot tell it now: the other metrics are then needed all the more."""
         try:
             async with asyncio.timeout(self._patience):
-                return await self._backlog()
+                return await self._readings.backlog()
         except (TaskProcessorError, TimeoutError):
             return None
 

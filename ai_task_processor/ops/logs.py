@@ -94,14 +94,14 @@ def _clean(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     A second line of defence: nobody logs a secret on purpose.
     """
     first = {"timestamp": event.pop("timestamp"), "level": event.pop("level"), "event": event.pop("event")}
-    return first | {key: _cleaned(key, value) for key, value in event.items()} | {"event": _scrubbed(first["event"])}
+    return first | {key: _cleaned(key, value) for key, value in event.items()} | {"event": scrubbed(first["event"])}
 
 
 def _cleaned(key: str, value: object) -> object:
     if _SECRET_KEY.search(key):
         return _REDACTED
     if isinstance(value, str):
-        return _scrubbed(value if key == "exception" else _shortened(value))
+        return scrubbed(value if key == "exception" else _shortened(value))
     if isinstance(value, Mapping):
         return {str(inner): _cleaned(str(inner), held) for inner, held in value.items()}
     if isinstance(value, list | tuple):
@@ -113,7 +113,8 @@ def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… ({len(text)} characters)"
 
 
-def _scrubbed(text: object) -> str:
+def scrubbed(text: object) -> str:
+    """``text`` without what looks like a secret."""
     return _SECRET_VALUE.sub(_without_secret, str(text))
 
 

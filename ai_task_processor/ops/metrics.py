@@ -23,6 +23,8 @@ from ai_task_processor.domain.events import (
     DeliveryHalted,
     EntryUnusable,
     Event,
+    FeatureFound,
+    FeatureLost,
     FellBack,
     IntakePaused,
     IntakeResumed,
@@ -107,6 +109,11 @@ class Metrics:
         if handler:
             handler(event)
 
+    @property
+    def in_flight(self) -> int:
+        """Tasks that are with their processor at this moment."""
+        return len(self._in_flight)
+
     def render(
         self,
         accept: str,
@@ -129,7 +136,7 @@ class Metrics:
         self._set_usage(usage)
         for check, ok in (ready or {}).items():
             self._set("ready", int(ok), check)
-        self._set("tasks_in_flight", len(self._in_flight))
+        self._set("tasks_in_flight", self.in_flight)
         encode, content_type = choose_encoder(accept)
         return content_type, encode(self._registry)
 
@@ -166,6 +173,8 @@ class Metrics:
             TokenObtained: self._token_obtained,
             TokenFailed: self._token_failed,
             ApiRequested: self._api_requested,
+            FeatureFound: self._feature_found,
+            FeatureLost: self._feature_lost,
             Polled: self._polled,
             PollFailed: self._poll_failed,
             IntakePaused: self._intake_paused,
@@ -250,6 +259,12 @@ class Metrics:
         route = self._routes(event.route)
         self._count("api_requests_total", route, event.method, str(event.status or "none"))
         self._observe("api_request_duration_seconds", event.seconds, route, event.method)
+
+    def _feature_found(self, event: FeatureFound) -> None:
+        self._set("api_feature", 1, event.feature)
+
+    def _feature_lost(self, event: FeatureLost) -> None:
+        self._set("api_feature", 0, event.feature)
 
     def _polled(self, _event: Polled) -> None:
         self._count("polls_total", "succeeded")

@@ -1,17 +1,22 @@
 """What people and their tools see of the running program: routes, metrics, the first lines of the log."""
 
+import socket
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from ai_task_processor import __version__
 from ai_task_processor.domain.clock import Clock
-from ai_task_processor.domain.ports import Journal, WindowUsage
+from ai_task_processor.domain.ports import WindowUsage
 from ai_task_processor.ops.health import Health, HealthSettings
 from ai_task_processor.ops.http import OnRequest, OpsServer
+from ai_task_processor.ops.lookout import Identity, Lookout, Readings
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.ops.recent import Recent
 from ai_task_processor.pipeline.gate import Gate
 from ai_task_processor.settings import Settings
 from ai_task_processor.wiring.engines import engine_names
+from ai_task_processor.wiring.state import State
 from ai_task_processor.wiring.task_api import TASK_API
 
 SERVICE = "ai-task-processor"
@@ -23,8 +28,22 @@ POLL_PATIENCE = 12
 """How many request timeouts a poll may take before it counts as hanging; a page may take ten of them."""
 
 
-def make_health(settings: Settings, clock: Clock) -> Health:
-    """Answers to /health and /ready."""
+@dataclass(frozen=True, slots=True)
+class Watchers:
+    """The observers whose knowledge the routes show."""
+
+    health: Health
+    metrics: Metrics
+    recent: Recent
+
+
+def make_watchers(settings: Settings, types: Collection[str], clock: Clock) -> Watchers:
+    """Those of one program, which has processors for these task types."""
+    recent = Recent(clock=clock, breakers=(TASK_API, *engine_names(settings)))
+    return Watchers(_health(settings, clock), _metrics(settings, types, clock), recent)
+
+
+def _health(settings: Settings, clock: Clock) -> Health:
     names = engine_names(settings)
     return Health(
         HealthSettings(
@@ -42,8 +61,7 @@ def make_health(settings: Settings, clock: Clock) -> Health:
     )
 
 
-def make_metrics(settings: Settings, types: Collection[str], clock: Clock) -> Metrics:
-    """The metrics of one program."""
+def _metrics(settings: Settings, types: Collection[str], clock: Clock) -> Metrics:
     return Metrics(
         __version__,
         clock=clock,
@@ -57,9 +75,8 @@ def make_metrics(settings: Settings, types: Collection[str], clock: Clock) -> Me
 async def serve_operation(
     stack: AsyncExitStack,
     settings: Settings,
-    health: Health,
-    metrics: Metrics,
-    journal: Journal,
+    watchers: Watchers,
+    state: State,
     usage: Callable[[], Mapping[str, WindowUsage]],
     poll: Callable[[], None],
     gate: Gate,
@@ -69,14 +86,31 @@ async def serve_operation(
     server = OpsServer(
         settings.metrics_host,
         settings.metrics_port,
-        health=health,
-        metrics=metrics,
-        backlog=journal.backlog,
-        usage=usage,
+        health=watchers.health,
+        metrics=watchers.metrics,
+        lookout=_lookout(settings, watchers, Readings(state.journal.backlog, state.parked, usage), clock),
         clock=clock,
         on_request=_on_request(settings.poll_token.get_secret_value(), poll, gate),
     )
     return (await stack.enter_async_context(server)).url
+
+
+def _lookout(settings: Settings, watchers: Watchers, readings: Readings, clock: Clock) -> Lookout:
+    identity = Identity(
+        service=SERVICE,
+        version=__version__,
+        host=socket.gethostname(),
+        mode=settings.mode,
+        limits_strategy=settings.rate_limit_strategy,
+    )
+    return Lookout(
+        identity,
+        health=watchers.health,
+        recent=watchers.recent,
+        readings=readings,
+        in_flight=lambda: watchers.metrics.in_flight,
+        clock=clock,
+    )
 
 
 def _on_request(token: str, poll: Callable[[], None], gate: Gate) -> OnRequest:

@@ -10,9 +10,11 @@ from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import Event
 from ai_task_processor.domain.ports import Journal, Observer, Turn
 from ai_task_processor.journal.lease import Lease
+from ai_task_processor.journal.operator import OperatorJournal
 from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.limits.ledger import LimitStore
 from ai_task_processor.limits.store import SharedLimitStore, SqlLimitStore
+from ai_task_processor.ops.status import ParkedTask
 from ai_task_processor.settings import Settings
 from ai_task_processor.storage.engine import Storage, is_postgres, open_storage
 from ai_task_processor.wiring.engines import Job, Memory, open_memory, short_memory
@@ -33,9 +35,13 @@ class Relay:
             self.to(event)
 
 
+async def _nothing_parked(_limit: int) -> Sequence[ParkedTask]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class State:
-    """What outlives the process; without ``memory`` the providers' ends with it.
+    """What outlives the process; without ``memory`` the providers' ends with it. ``parked`` shows parked tasks.
 
     Where replicas share it: ``remember`` opens the memory once the database answers, ``turn`` says who polls, ``keep``
     is to run as long as this process holds anything, others bring work every ``glance`` seconds, and ``events`` tells
@@ -45,6 +51,7 @@ class State:
     journal: Journal
     limits: LimitStore
     memory: Memory | None = None
+    parked: Callable[[int], Awaitable[Sequence[ParkedTask]]] = _nothing_parked
     remember: Callable[[], Awaitable[Memory]] | None = None
     turn: Turn | None = None
     keep: Sequence[Job] = ()
@@ -58,21 +65,25 @@ async def open_state(settings: Settings, clock: Clock) -> AsyncIterator[State]:
     relay = Relay()
     async with open_storage(settings.state_location, observer=relay) as storage:
         if is_postgres(settings.state_location):
-            async with _shared_state(storage, settings, clock, relay) as state:
+            async with shared_state(storage, settings, clock, relay) as state:
                 yield state
         else:
             yield await state_in(storage, settings, clock)
 
 
 @asynccontextmanager
-async def _shared_state(storage: Storage, settings: Settings, clock: Clock, relay: Relay) -> AsyncIterator[State]:
+async def shared_state(
+    storage: Storage, settings: Settings, clock: Clock, relay: Relay, replica: str | None = None
+) -> AsyncIterator[State]:
+    """The state in a database that replicas share; this one goes by the name ``replica``, or makes one up."""
     from ai_task_processor.storage.postgres import database_time  # noqa: PLC0415  # costs a start that needs none
 
-    lease = Lease(storage, seconds=settings.lease_seconds, time=database_time)
+    lease = Lease(storage, seconds=settings.lease_seconds, time=database_time, replica=replica)
     try:
         yield State(
             journal=SqlJournal(storage, clock, lease),
             limits=SharedLimitStore(storage, time=database_time),
+            parked=partial(_parked, storage),
             remember=partial(open_memory, settings, storage),
             turn=lease,
             keep=(lease.keep,),
@@ -89,7 +100,13 @@ async def state_in(storage: Storage, settings: Settings, clock: Clock) -> State:
         journal=SqlJournal(storage, clock),
         limits=SqlLimitStore(storage),
         memory=await open_memory(settings, storage),
+        parked=partial(_parked, storage),
     )
+
+
+async def _parked(storage: Storage, limit: int) -> Sequence[ParkedTask]:
+    rows = await OperatorJournal(storage).parked(limit)
+    return [ParkedTask(row.id, row.type, row.settled_at, row.reason or "") for row in rows]
 
 
 async def memory_of(state: State, settings: Settings) -> Memory:

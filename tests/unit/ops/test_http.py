@@ -1,6 +1,6 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -11,7 +11,10 @@ from ai_task_processor.domain.events import PollPlanned, Running
 from ai_task_processor.domain.ports import Backlog, WindowUsage
 from ai_task_processor.ops.health import Health, HealthSettings
 from ai_task_processor.ops.http import OnRequest, OpsServer
+from ai_task_processor.ops.lookout import Identity, Lookout, Readings
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.ops.recent import Recent
+from ai_task_processor.ops.status import ParkedTask
 from tests.fakes.time import BEGINNING, ManualClock
 
 SETTINGS = HealthSettings(
@@ -24,9 +27,15 @@ SETTINGS = HealthSettings(
     providers=("mock",),
 )
 
+IDENTITY = Identity("ai-task-processor", "1.2.3", host="here", mode="mock", limits_strategy="fixed")
+
 
 async def backlog() -> Backlog:
     return Backlog(ready=7)
+
+
+async def parked(limit: int) -> Sequence[ParkedTask]:
+    return [ParkedTask("1", "text_embedding", BEGINNING, "refused")][:limit]
 
 
 def make(
@@ -36,13 +45,21 @@ def make(
     on_request: OnRequest | None = None,
 ) -> OpsServer:
     clock = ManualClock()
+    health = Health(SETTINGS, clock=clock, storage=lambda: None)
+    readings = Readings(counts, parked, lambda: {"minute": WindowUsage(1, 20, 19, BEGINNING + 60)})
     return OpsServer(
         host,
         port,
-        health=Health(SETTINGS, clock=clock, storage=lambda: None),
+        health=health,
         metrics=Metrics("1.2.3", clock=clock),
-        backlog=counts,
-        usage=lambda: {"minute": WindowUsage(1, 20, 19, BEGINNING + 60)},
+        lookout=Lookout(
+            IDENTITY,
+            health=health,
+            recent=Recent(clock=clock, breakers=["mock"]),
+            readings=readings,
+            in_flight=lambda: 3,
+            clock=clock,
+        ),
         clock=clock,
         on_request=on_request,
         patience=0.01,
