@@ -18,8 +18,25 @@ from ai_task_processor.domain.work import Batch, Rejection, Work
 class TaskSource(Protocol):
     """Where tasks come from."""
 
-    async def fetch(self, limit: int) -> Page:
-        """Ask for at most ``limit`` pending tasks; the answer may hold more, for some servers ignore the limit.
+    async def fetch(self, limit: int, *, most: int | None = None, types: Collection[str] | None = None) -> Page:
+        """Ask for at most ``limit`` pending tasks; the answer may list more, for some servers ignore the limit.
+
+        Of what is listed only the ``most`` most urgent tasks of these ``types`` are kept; None is all.
+
+        Raises TaskApiUnavailable, TaskApiRejected, AuthenticationFailed or BreakerOpen.
+        """
+        ...
+
+
+class Leases(Protocol):
+    """What the Task API has given to us alone, where it does that."""
+
+    async def used(self) -> bool:
+        """Whether tasks are ours only for a while, so that what is held must be renewed; raises as :meth:`renew`."""
+        ...
+
+    async def renew(self, task_ids: Sequence[str]) -> None:
+        """Ask for more time for those of the tasks that are ours.
 
         Raises TaskApiUnavailable, TaskApiRejected, AuthenticationFailed or BreakerOpen.
         """
@@ -164,6 +181,10 @@ class Journal(Protocol):
 
     async def backlog(self) -> Backlog:
         """Count what is held."""
+        ...
+
+    async def held(self) -> tuple[str, ...]:
+        """The ids of all tasks that are not reported, in no order."""
         ...
 
     async def forget(self, before: float) -> int:

@@ -1,7 +1,7 @@
 """A task as the Task API lists it, and the page that it came on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 JsonValue: TypeAlias = str | int | float | bool | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
@@ -37,14 +37,16 @@ class Task:
 class Page:
     """One answer of the Task API.
 
-    ``tasks`` are those with a usable id, each id once, in the order of :func:`urgency`.
+    ``tasks`` are those with a usable id, each id once, in the order of :func:`urgency`; where only so many of certain
+    types were wanted, the most urgent of them.
     ``listed`` is how many entries the answer had; ``unusable`` holds one short reason for each entry that has no
-    usable id and is therefore left alone.
+    usable id and is therefore left alone. ``foreign`` counts the tasks of types that were not wanted.
     """
 
     tasks: tuple[Task, ...]
     listed: int
     unusable: tuple[str, ...] = ()
+    foreign: Mapping[str, int] = field(default_factory=dict)
 
 
 def urgency(task: Task) -> tuple[int, float, str]:

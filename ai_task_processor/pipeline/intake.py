@@ -3,8 +3,7 @@
 import math
 import random
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ai_task_processor.domain.amount import ONE_TASK, Amount
@@ -32,7 +31,9 @@ LONGEST_REST = 60.0
 """Seconds without a sign of life, at most, where the interval is not longer."""
 
 SMALLEST_CHUNK = 128
-"""Tasks offered to the journal in one statement, at least, so that a page that we know already costs few of them."""
+LARGEST_CHUNK = 1_000
+"""Tasks offered to the journal in one statement: few statements for a page that we know already, and no step so long
+that it would hold up the others."""
 
 HELD_BOUND = 10
 """How many times ``hold_limit`` all rows together may be, deferred and undelivered ones included."""
@@ -51,6 +52,12 @@ WISHED_PACE = 0.02
 
 REFILL = 2
 """More is fetched when what waits is down to this part of a fetch: what we hold is listed again with it."""
+
+DELIVERY_GLANCE = 0.5
+"""Seconds between looks at how much is undelivered, while that is most of what a list without a limit would show."""
+
+FETCH_SHARE = 0.1
+"""The part of the time, at most, that goes into fetching long pages on which nothing is new."""
 
 LIMITED_PACE = 1.0
 """Seconds between polls, at least, while a rate limit and not our room says how much is asked for."""
@@ -124,6 +131,13 @@ class Intake:
         """
         self._wanted = True
 
+    def adjust(self, settings: IntakeSettings) -> None:
+        """Poll by other settings; a rest that has begun is no longer than these would have it."""
+        self._settings = settings
+        self._keys = {}
+        if not self._failures:
+            self._rest = min(self._rest, settings.interval)
+
     async def step(self) -> float:
         """Poll if it is time and there is room; answer how long to rest, in seconds."""
         rest = await self._poll_in_turn()
@@ -145,7 +159,7 @@ class Intake:
             return self._settings.interval
         wait = self._wait(backlog, room)
         if wait > 0:
-            return wait
+            return min(wait, DELIVERY_GLANCE) if self._waits_for_delivery(backlog) else wait
         return await self._poll(room, backlog)
 
     def _room(self, backlog: Backlog) -> Room:
@@ -166,16 +180,24 @@ class Intake:
             return math.inf
         if self._wanted and not self._failures:
             return min(self._rest, WISHED_PACE)
+        if self._waits_for_delivery(backlog):
+            return self._rest
         if self._more and backlog.ready <= self._settings.fetch_limit // REFILL:
             return LIMITED_PACE if room.limited else 0.0
         return self._rest
+
+    def _waits_for_delivery(self, backlog: Backlog) -> bool:
+        """Whether a server that lists everything would list again too much that is done and only not delivered yet."""
+        return self._limit_ignored and self._more and backlog.unreported > self._settings.fetch_limit
 
     async def _poll(self, room: Room, backlog: Backlog) -> float:
         self._wanted = False
         limit = min(room.ask + backlog.listed_again + self._left_alone, self._cap)
         mark = await self._journal.mark()
+        began = self._clock.monotonic()
+        most = self._settings.hold_limit + backlog.listed_again
         try:
-            page = await self._source.fetch(limit)
+            page = await self._source.fetch(limit, most=most, types=self._types)
         except (TaskApiError, NotNow) as error:
             if isinstance(error, TaskApiRejected):
                 self._learn_refusal(limit)
@@ -183,8 +205,9 @@ class Intake:
             if self._turn and self._cut_off(error):
                 await self._turn.pass_on()
             return rest
-        accepted = await self._accept(page, room.keep, mark)
-        return self._after_page(page, limit, accepted)
+        took = self._clock.monotonic() - began
+        accepted = await self._accept(page.tasks, room.keep, mark)
+        return self._after_page(page, limit, accepted, took)
 
     def _cut_off(self, error: TaskApiError | NotNow) -> bool:
         """Whether the way to the Task API seems closed, so that another replica may find it open.
@@ -208,13 +231,16 @@ class Intake:
         if self._granted >= limit:
             self._granted = 0
 
-    async def _accept(self, page: Page, room: int, mark: int) -> int:
-        """Offer the page's tasks to the journal, most urgent first, until ``room`` of them were new."""
-        usable = [task for task in page.tasks if self._settings.keep_unknown or task.type in self._processors]
+    @property
+    def _types(self) -> Collection[str] | None:
+        return None if self._settings.keep_unknown else self._processors.keys()
+
+    async def _accept(self, tasks: Sequence[Task], room: int, mark: int) -> int:
+        """Offer the tasks to the journal, most urgent first, until ``room`` of them were new."""
         accepted = position = 0
         known, self._keys = self._keys, {}
-        while accepted < room and position < len(usable):
-            chunk = usable[position : position + max(room - accepted, SMALLEST_CHUNK)]
+        while accepted < room and position < len(tasks):
+            chunk = tasks[position : position + min(max(room - accepted, SMALLEST_CHUNK), LARGEST_CHUNK)]
             position += len(chunk)
             self._keys |= {task.id: known.get(task.id) or self._batch_key(task) for task in chunk}
             accepted += await self._accept_chunk(chunk, mark)
@@ -232,7 +258,7 @@ class Intake:
         work = planned(task, self._processors)
         return sys.intern(f"{task.type} {work.key}") if isinstance(work, Work) else ""
 
-    def _after_page(self, page: Page, limit: int, accepted: int) -> float:
+    def _after_page(self, page: Page, limit: int, accepted: int, took: float) -> float:
         left_alone = self._tell_left_alone(page)
         grown = left_alone > self._left_alone
         self._left_alone = left_alone
@@ -241,19 +267,19 @@ class Intake:
         self._limit_ignored = page.listed > limit
         self._more = page.listed >= limit and (accepted > 0 or grown)
         self._observer(Polled(listed=page.listed, accepted=accepted, left_alone=left_alone))
-        self._rest_for(self._settings.interval * self._random.uniform(EARLIEST, LATEST))
+        interval = self._settings.interval
+        if not accepted and page.listed > self._settings.fetch_limit:
+            interval = max(interval, min(took / FETCH_SHARE, LONGEST_REST))
+        self._rest_for(interval * self._random.uniform(EARLIEST, LATEST))
         return 0.0 if accepted or self._more else self._rest
 
     def _tell_left_alone(self, page: Page) -> int:
         """Tell of the entries that are not for us; answer how many they are."""
         if page.unusable:
             self._observer(EntryUnusable(count=len(page.unusable), reason=page.unusable[0]))
-        if self._settings.keep_unknown:
-            return len(page.unusable)
-        unknown = Counter(task.type for task in page.tasks if task.type not in self._processors)
-        for kind, count in unknown.items():
+        for kind, count in page.foreign.items():
             self._observer(TypeUnknown(type=kind, count=count))
-        return len(page.unusable) + unknown.total()
+        return len(page.unusable) + sum(page.foreign.values())
 
     def _after_failure(self, error: TaskApiError | NotNow) -> float:
         rest = self._backoff(error)

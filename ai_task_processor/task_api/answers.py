@@ -12,6 +12,7 @@ import orjson
 
 from ai_task_processor.domain.errors import AuthenticationFailed, TaskApiError, TaskApiRejected, TaskApiUnavailable
 from ai_task_processor.domain.ports import Receipt
+from ai_task_processor.task_api.exchange import Body
 
 LONGEST_EXCERPT = 300
 """Characters of a server's message that go into an error."""
@@ -39,7 +40,7 @@ class Answer:
     """
 
     status: int
-    body: bytes = b""
+    body: Body = b""
     location: str = ""
     retry_after: float | None = None
     incomplete: str = ""
@@ -55,7 +56,7 @@ def is_success(status: int) -> bool:
     return status // 100 == 2  # noqa: PLR2004  # what the first digit means
 
 
-def page_of(answer: Answer) -> bytes:
+def page_of(answer: Answer) -> Body:
     """The body that lists the pending tasks."""
     if not is_success(answer.status):
         raise _fetch_error(answer)
@@ -151,7 +152,7 @@ def _excerpt(answer: Answer) -> str:
     return f": {said}" if said else ""
 
 
-def _message(body: bytes) -> str:
+def _message(body: Body) -> str:
     """Nest says it in ``message``, as a text or a list of texts."""
     try:
         said = orjson.loads(body)

@@ -17,7 +17,7 @@ from ai_task_processor.domain.ports import Observer, Receipt
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.task_api.answers import Answer, Unreachable, is_success, page_of, receipt_of, retry_after
 from ai_task_processor.task_api.auth import TokenAuth
-from ai_task_processor.task_api.exchange import NoAnswer, Pool, Reply, Request, encoded, exchange_over
+from ai_task_processor.task_api.exchange import Body, NoAnswer, Pool, Reply, Request, encoded, exchange_over
 from ai_task_processor.task_api.observed import ObservedExchange
 from ai_task_processor.task_api.wire import CORRELATION_ID, PENDING_PATH, TASK_PATH
 
@@ -79,7 +79,7 @@ class TaskApiClient:
         """See that there is a token; raises TaskApiUnavailable or AuthenticationFailed."""
         await self._auth.token()
 
-    async def pending(self, limit: int) -> bytes:
+    async def pending(self, limit: int) -> Body:
         """The body of the list of at most ``limit`` pending tasks.
 
         Raises TaskApiUnavailable, TaskApiRejected, AuthenticationFailed or BreakerOpen.
@@ -91,7 +91,7 @@ class TaskApiClient:
             signed = headers | {"Authorization": f"Bearer {token}"}
             return Request("GET", url, signed, most=self._largest_page, step_seconds=self._timeout)
 
-        async def fetch() -> bytes:
+        async def fetch() -> Body:
             return page_of(await self._ask(request, PENDING_PATH, seconds=PAGE_PATIENCE * self._timeout))
 
         return await self._guarded(fetch)

@@ -3,12 +3,14 @@
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import aiohttp
 import httpx2
 from httpx_aiohttp.httpx2 import AiohttpTransport
 from yarl import URL
+
+Body: TypeAlias = bytes | bytearray
 
 KEEP_ALIVE_SECONDS = 4.0
 """Node closes idle connections after five seconds; a PATCH into one that is just closing would be lost."""
@@ -41,7 +43,7 @@ class Reply:
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
+    body: Body = b""
     incomplete: str = ""
 
 
@@ -143,15 +145,14 @@ def _timeout(seconds: float | None) -> aiohttp.ClientTimeout:
 
 
 async def _whole(reply: Reply, response: aiohttp.ClientResponse, most: int) -> Reply:
-    parts: list[bytes] = []
-    size = 0
+    """The body grows where it is: parts that are joined in the end would take its memory twice."""
+    body = bytearray()
     async for part in response.content.iter_any():
-        parts.append(part)
-        size += len(part)
-        if size > most:
+        body += part
+        if len(body) > most:
             response.close()
             return _too_large(reply, most)
-    return replace(reply, body=b"".join(parts))
+    return replace(reply, body=body)
 
 
 async def _whole_of_httpx(reply: Reply, response: httpx2.Response, most: int) -> Reply:

@@ -1,6 +1,7 @@
 """Tasks from the Task API."""
 
 import asyncio
+from collections.abc import Collection
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.task import Page
@@ -15,10 +16,10 @@ class ApiTaskSource:
         self._client = client
         self._clock = clock
 
-    async def fetch(self, limit: int) -> Page:
+    async def fetch(self, limit: int, *, most: int | None = None, types: Collection[str] | None = None) -> Page:
         """Fetch and understand one page, letting others run between its parts."""
         fetched_at = self._clock.now()
-        steps = reading(await self._client.pending(limit), fetched_at)
+        steps = reading(await self._client.pending(limit), fetched_at, most=most, types=types)
         while True:
             try:
                 next(steps)

@@ -1,20 +1,21 @@
 """The shapes of the Task API: the only place that knows its field names."""
 
-import itertools
 import math
 import random
 import re
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Collection, Generator
 from datetime import UTC, datetime
-from typing import TypeAlias
 
 import numpy as np
 import orjson
 
 from ai_task_processor.domain.errors import TaskApiRejected
 from ai_task_processor.domain.outcome import FLOAT32_BYTES, Failed, Settled, Succeeded, Vector
-from ai_task_processor.domain.task import NORMAL_PRIORITY, PRIORITIES, JsonValue, Page, Task, urgency
+from ai_task_processor.domain.task import NORMAL_PRIORITY, PRIORITIES, JsonValue, Page, Task
+from ai_task_processor.task_api.exchange import Body
 from ai_task_processor.task_api.portions import portions
+from ai_task_processor.task_api.shortlist import Shortlist
 
 PENDING_PATH = "/api/ai-tasks/pending"
 TASK_PATH = "/api/ai-tasks/{id}"
@@ -26,8 +27,9 @@ LONGEST_TYPE = 128
 LONGEST_ERROR = 2_000
 LARGEST_PRIORITY = 1_000_000
 
-STRIDE = 4_096
-"""Tasks put in order between two pauses."""
+MOST_TYPES = 100
+OTHER_TYPES = "(others)"
+"""Types that nobody here knows are told by name, so many of them at most; the rest goes by this one."""
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 """What is passed on as a correlation id; anything else gets a new one."""
@@ -40,10 +42,8 @@ _chance = random.Random()  # noqa: S311  # a name, no secret: asking the system 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-_Rank: TypeAlias = tuple[int, float, str]
 
-
-def read_page(body: bytes, fetched_at: float) -> Page:
+def read_page(body: Body, fetched_at: float) -> Page:
     """Understand an answer of the pending route; ``fetched_at`` (Unix seconds) is the age of tasks without a date.
 
     Raises TaskApiUnavailable for an answer that is not a list of tasks, and nothing else.
@@ -57,27 +57,31 @@ def read_page(body: bytes, fetched_at: float) -> Page:
             return page
 
 
-def reading(body: bytes, fetched_at: float) -> Generator[None, None, Page]:
-    """Do the same as :func:`read_page` in steps of a few milliseconds, for a page may hold every task there is."""
+def reading(
+    body: Body, fetched_at: float, *, most: int | None = None, types: Collection[str] | None = None
+) -> Generator[None, None, Page]:
+    """Do the same as :func:`read_page` in steps of a few milliseconds, for a page may hold every task there is.
+
+    Only the ``most`` most urgent tasks of these ``types`` are kept, which bounds the memory; the others are counted.
+    """
     listed = 0
-    tasks: dict[str, Task] = {}
+    kept = Shortlist(most)
+    foreign: Counter[str] = Counter()
     unusable: list[str] = []
-    runs: list[list[_Rank]] = []
     for entries in portions(body):
         listed += len(entries)
-        run: list[_Rank] = []
         for entry in entries:
             task = _task(entry, fetched_at)
             if isinstance(task, str):
                 unusable.append(task)
-            elif task.id not in tasks:
-                tasks[task.id] = task
-                run.append(urgency(task))
-        runs.append(sorted(run))
+            elif types is None or task.type in types:
+                kept.offer(task)
+            else:
+                foreign[task.type if task.type in foreign or len(foreign) < MOST_TYPES else OTHER_TYPES] += 1
         yield
-    ranks = yield from _merged(runs)
-    ordered = yield from _picked(tasks, ranks)
-    return Page(tasks=tuple(ordered), listed=listed, unusable=tuple(unusable))
+        yield from kept.settle()
+    tasks = yield from kept.taken()
+    return Page(tuple(tasks), listed=listed, unusable=tuple(unusable), foreign=foreign)
 
 
 def outcome_body(outcome: Settled, *, detailed: bool = False, with_error: bool = True) -> bytes:
@@ -167,30 +171,6 @@ def _correlation_id(value: object) -> str:
     if isinstance(value, str) and CORRELATION_ID.fullmatch(value):
         return value
     return f"{_chance.getrandbits(64):016x}"
-
-
-def _merged(runs: list[list[_Rank]]) -> Generator[None, None, list[_Rank]]:
-    """Merge sorted runs pair by pair; sorting two runs one after the other is linear.
-
-    Ranks and not tasks, for the garbage collector passes over tuples of plain values.
-    """
-    while len(runs) > 1:
-        merged = []
-        for position in range(0, len(runs), 2):
-            merged.append(sorted(itertools.chain(*runs[position : position + 2])))
-            yield
-        runs = merged
-    return runs[0] if runs else []
-
-
-def _picked(tasks: dict[str, Task], ranks: list[_Rank]) -> Generator[None, None, list[Task]]:
-    """Take the tasks out in the order of their ranks; both are used up, for to free them at once takes its time too."""
-    ordered: list[Task] = []
-    while ranks:
-        ordered += [tasks.pop(rank[-1]) for rank in ranks[:STRIDE]]
-        del ranks[:STRIDE]
-        yield
-    return ordered
 
 
 # --- Outcomes ---------------------------------------------------------------------------------------------------------

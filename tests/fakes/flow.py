@@ -1,6 +1,7 @@
 """The neighbours of the pipeline's stages, simple enough to be seen through."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -47,9 +48,18 @@ class ScriptedSource:
     def __init__(self, *answers: Page | Exception) -> None:
         self.answers = list(answers)
         self.limits: list[int] = []
+        self.most: list[int | None] = []
 
-    async def fetch(self, limit: int) -> Page:
+    async def fetch(self, limit: int, *, most: int | None = None, types: Collection[str] | None = None) -> Page:
         self.limits.append(limit)
+        self.most.append(most)
+        answer = await self.listed(limit)
+        wanted = [task for task in answer.tasks if types is None or task.type in types]
+        foreign = Counter(task.type for task in answer.tasks if task not in wanted)
+        return replace(answer, tasks=tuple(wanted[:most]), foreign=foreign)
+
+    async def listed(self, _limit: int) -> Page:
+        """The next page."""
         answer = self.answers.pop(0) if self.answers else page()
         if isinstance(answer, Exception):
             raise answer

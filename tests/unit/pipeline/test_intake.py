@@ -5,13 +5,13 @@ import pytest
 
 from ai_task_processor.domain.errors import AuthenticationFailed, BreakerOpen, TaskApiRejected, TaskApiUnavailable
 from ai_task_processor.domain.events import EntryUnusable, Polled, PollFailed, TypeUnknown
-from ai_task_processor.domain.outcome import Deferred
+from ai_task_processor.domain.outcome import Deferred, Succeeded
 from ai_task_processor.domain.ports import Processor
 from ai_task_processor.domain.task import Page, Task
 from ai_task_processor.domain.work import Rejection, Work
 from ai_task_processor.journal.memory import MemoryJournal
 from ai_task_processor.pipeline.intake import WISHED_PACE, Intake, IntakeSettings
-from tests.fakes.flow import Echo, OneWindow, Recorder, ScriptedSource, page, task
+from tests.fakes.flow import VECTOR, Echo, OneWindow, Recorder, ScriptedSource, page, task
 from tests.fakes.time import ManualClock
 
 
@@ -85,10 +85,10 @@ async def test_a_wish_to_poll_cuts_the_rest_short() -> None:
 
 async def test_a_wish_while_a_poll_is_on_its_way_is_not_lost() -> None:
     class Wishing(ScriptedSource):
-        async def fetch(self, limit: int) -> Page:
-            if not self.limits:
+        async def listed(self, limit: int) -> Page:
+            if len(self.limits) == 1:
                 house.intake.poll_now()  # the page may have been made before the task was
-            return await super().fetch(limit)
+            return await super().listed(limit)
 
     house = House()
     house.source = house.intake._source = Wishing(tasks(0), tasks(2))
@@ -126,8 +126,7 @@ async def test_no_number_of_entries_left_alone_starves_the_queue() -> None:
     late = task("late", created_at=99.0)
 
     class Honest(ScriptedSource):
-        async def fetch(self, limit: int) -> Page:
-            self.limits.append(limit)
+        async def listed(self, limit: int) -> Page:
             return page(*[*strangers, late][:limit])
 
     house = House()
@@ -167,6 +166,56 @@ async def test_a_server_that_ignores_the_limit_is_asked_again_only_when_we_run_o
     assert len(house.source.limits) == 2
 
 
+async def test_a_server_that_ignores_the_limit_is_not_asked_again_for_what_waits_for_delivery() -> None:
+    house = House(tasks(500), tasks(500), fetch_limit=10)
+    await house.intake.step()
+    taken = [held.id for held in await house.journal.claim(200)]
+    await house.journal.settle(dict.fromkeys(taken, Succeeded(VECTOR, "m", "p", 1)))
+    assert 0 < await house.intake.step() <= 1, "it looks again soon, into the journal only"
+    assert len(house.source.limits) == 1
+    await house.journal.mark_reported(taken[:189])
+    await house.intake.step()
+    assert len(house.source.limits) == 1
+    await house.journal.mark_reported(taken[189:190])
+    await house.intake.step()
+    assert len(house.source.limits) == 2
+
+
+async def test_outcomes_that_cannot_be_delivered_do_not_keep_from_polling() -> None:
+    house = House(tasks(500), tasks(500), fetch_limit=10)
+    await house.intake.step()
+    taken = [held.id for held in await house.journal.claim(200)]
+    await house.journal.settle(dict.fromkeys(taken, Succeeded(VECTOR, "m", "p", 1)))
+    house.clock.advance(33)
+    await house.intake.step()
+    assert len(house.source.limits) == 2
+
+
+async def test_what_is_wanted_of_a_page_is_bounded_by_what_can_be_held_and_is_held() -> None:
+    house = House(tasks(500), tasks(500))
+    await house.intake.step()
+    taken = [held.id for held in await house.journal.claim(200)]
+    later = Deferred(until=house.clock.now() + 9_999, reason="later")
+    await house.journal.settle(dict.fromkeys(taken, later))
+    await house.intake.step()
+    assert house.source.most == [200, 400]
+    assert (await house.journal.backlog()).ready == 200, "those behind what is deferred were found"
+
+
+async def test_a_long_page_without_anything_new_is_fetched_the_less_often_the_longer_it_takes() -> None:
+    class Slow(ScriptedSource):
+        async def listed(self, limit: int) -> Page:
+            house.clock.advance(4)
+            return await super().listed(limit)
+
+    house = House(interval=1.0)
+    house.source = house.intake._source = Slow(*3 * [tasks(50)])
+    await house.intake.step()
+    await house.journal.claim(50)
+    house.clock.advance(2)
+    assert 36 <= await house.intake.step() <= 44
+
+
 async def test_what_is_kept_of_a_large_page_is_the_oldest() -> None:
     house = House(tasks(500))
     await house.intake.step()
@@ -177,8 +226,7 @@ async def test_a_stale_page_does_not_bring_a_finished_task_back() -> None:
     house = House()
 
     class Racing(ScriptedSource):
-        async def fetch(self, limit: int) -> Page:
-            self.limits.append(limit)
+        async def listed(self, _limit: int) -> Page:
             if len(self.limits) == 2:
                 await house.journal.claim(1)
                 await house.journal.mark_reported(["t00000"])
