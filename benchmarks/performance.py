@@ -8,22 +8,20 @@ Ends with exit code 1 where a ratio goal is missed. ``--dry`` writes nothing int
 
 import argparse
 import os
-import platform
 import shutil
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from asking import ask
 from contenders import BARE, HERE, OURS, OURS_FULL, PEERS, PEERS_PYTHON, TUNED, Contender
-from processes import Group
+from processes import Group, machine, stand_in
 from report import Figures, Range, Story, missed_goals, write
 from startup import answered_at_once, cold_starts
 
@@ -60,7 +58,7 @@ def main() -> int:
     load = os.getloadavg()
     cores = sorted(os.sched_getaffinity(0))
     samples: dict[str, list[Sample]] = {one.name: [] for one in chosen}
-    with _stand_in(cores[0]) as base:
+    with stand_in(cores[0]) as base:
         for number in range(asked.rounds):
             order = chosen[number % len(chosen) :] + chosen[: number % len(chosen)]
             for one in order:
@@ -75,7 +73,7 @@ def main() -> int:
         starts = {} if asked.only else cold_starts(base, rounds=asked.rounds, core=cores[-1])
         answers = {} if asked.only else answered_at_once(base, rounds=asked.rounds, core=cores[-1])
     measured = {one: _figures(samples[one.name]) for one in chosen if samples[one.name]}
-    story = Story(_machine(), asked.tasks, asked.rounds, load, os.getloadavg(), left_out, starts, answers)
+    story = Story(machine(), asked.tasks, asked.rounds, load, os.getloadavg(), left_out, starts, answers)
     text = write(measured, story, None if asked.dry else HERE.parent / "docs")
     print(text)
     missed = missed_goals(measured)
@@ -123,16 +121,6 @@ def _why_absent(one: Contender) -> str:
 
 
 # --- One measurement --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _stand_in(core: int) -> Iterator[str]:
-    command = [sys.executable, str(HERE / "stand_in.py"), str(core)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # of our own
-        try:
-            yield process.stdout.readline().strip() if process.stdout else ""
-        finally:
-            process.kill()
 
 
 def _measured(one: Contender, base: str, core: int, tasks: int) -> Sample:
@@ -206,12 +194,6 @@ def _figures(samples: Sequence[Sample]) -> Figures:
 
 def _words(sample: Sample) -> str:
     return f"{sample.rate:7.0f} tasks/s {sample.cpu:7.3f} ms CPU/task {sample.peak:6.0f} MB"
-
-
-def _machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
-    return f"{os.cpu_count()} x {model}, {platform.system()}, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

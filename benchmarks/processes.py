@@ -1,8 +1,10 @@
 """Runs a program on one core, and reads what it has used: Linux alone tells that of other processes."""
 
 import os
+import platform
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Self
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PROC = Path("/proc")
+
+HERE = Path(__file__).parent
 
 INHERITED = ("PATH", "PYTHONPATH")
 """What of our environment a process gets; PYTHONPATH lets another copy of the program be tried."""
@@ -68,7 +72,15 @@ class Group:
 
     def peak(self) -> float:
         """Megabytes of memory that its living processes have used at most, each by itself."""
-        return sum(_peak(fields) for fields in self._members())
+        return sum(_memory(fields, "VmHWM") for fields in self._members())
+
+    def memory(self) -> float:
+        """Megabytes of memory that its living processes use now."""
+        return sum(_memory(fields, "VmRSS") for fields in self._members())
+
+    def files(self) -> int:
+        """File descriptors that its living processes have open."""
+        return sum(len(list((PROC / fields[-1] / "fd").iterdir())) for fields in self._members())
 
     def _members(self) -> Iterator[list[str]]:
         """The fields of /proc/PID/stat from the third on, and the PID at the end."""
@@ -81,12 +93,30 @@ class Group:
                 yield [*fields, file.parent.name]
 
 
-def _peak(fields: list[str]) -> float:
+def _memory(fields: list[str], kind: str) -> float:
     try:
         status = (PROC / fields[-1] / "status").read_text()
     except OSError:
         return 0.0
-    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(kind)), 0.0)
+
+
+@contextmanager
+def stand_in(core: int) -> Iterator[str]:
+    """What plays everything outside, on that core; its address."""
+    command = [sys.executable, str(HERE / "stand_in.py"), str(core)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # of our own
+        try:
+            yield process.stdout.readline().strip() if process.stdout else ""
+        finally:
+            process.kill()
+
+
+def machine() -> str:
+    """What it is measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+    return f"{os.cpu_count()} x {model}, {platform.system()}, Python {platform.python_version()}"
 
 
 @contextmanager

@@ -60,11 +60,16 @@ def write(measured: Measured, story: Story, folder: Path | None) -> str:
     """The figures in Markdown; with a folder they replace those on its page, and the chart beside it."""
     text = "\n".join(_lines(measured, story))
     if folder:
-        page = folder / PAGE
-        found = re.compile(r"(<!-- measured -->\n).*?(<!-- end -->)", re.DOTALL)
-        page.write_text(found.sub(lambda region: f"{region[1]}\n{text}\n{region[2]}", page.read_text()))
+        put(text, "measured", folder)
         (folder / CHART).write_text(chart(measured))
     return text
+
+
+def put(text: str, region: str, folder: Path) -> None:
+    """Renew that region of the page."""
+    page = folder / PAGE
+    found = re.compile(rf"(<!-- {region} -->\n).*?(<!-- end -->)", re.DOTALL)
+    page.write_text(found.sub(lambda old: f"{old[1]}\n{text}\n{old[2]}", page.read_text()))
 
 
 def missed_goals(measured: Measured) -> list[str]:

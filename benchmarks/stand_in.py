@@ -7,6 +7,7 @@ Prints its address when it listens. The vectors follow from the tasks' numbers, 
 
 import asyncio
 import base64
+import itertools
 import os
 import re
 import sys
@@ -37,11 +38,17 @@ def vector(number: int) -> Vector:
 
 
 class Lot:
-    """The tasks of one measurement, and what became of them."""
+    """The tasks of one measurement, and what became of them.
 
-    def __init__(self, first: int, count: int) -> None:
-        self.entries = {task_id(number): entry(number) for number in range(first, first + count)}
-        self.pending = dict(self.entries)
+    With ``whole`` the list shows all of them, whatever limit is asked for. With ``lean`` what is written is verified
+    at once and not kept, for of many tasks it would be gigabytes.
+    """
+
+    def __init__(self, first: int, count: int, *, letters: int = 0, whole: bool = False, lean: bool = False) -> None:
+        self.count = count
+        self.pending = {task_id(number): entry(number, letters) for number in range(first, first + count)}
+        self.whole, self.lean = whole, lean
+        self.wrong = self.longest_page = self.listed = 0
         self.created_at = time.monotonic()
         self.first_listed_at = 0.0
         self.patched_at: dict[str, float] = {}
@@ -54,16 +61,28 @@ class Lot:
         waits = sorted(at - self.created_at for at in self.patched_at.values())
         last = max(self.patched_at.values(), default=0.0)
         return {
-            "tasks": len(self.entries),
+            "tasks": self.count,
             "seconds": last - self.first_listed_at,
             "requests": self.requests,
             "fetches": self.fetches,
             "p50": waits[len(waits) // 2],
             "p99": waits[len(waits) * 99 // 100],
             "repeated": self.repeated,
-            "wrong": sum(not _right(task, body) for task, body in self.bodies.items()),
+            "wrong": self.wrong + sum(not _right(task, body) for task, body in self.bodies.items()),
             "missing": len(self.pending),
+            "longest_page": self.longest_page,
+            "listed": self.listed,
         }
+
+    def written(self, task: str, body: bytes) -> None:
+        """A task that was pending has its result."""
+        self.patched_at[task] = time.monotonic()
+        if not self.lean:
+            self.bodies[task] = body  # verified when nobody waits for it
+        elif not _right(task, body):
+            self.wrong += 1
+        if not self.pending:
+            self.done.set()
 
 
 def task_id(number: int) -> str:
@@ -71,9 +90,10 @@ def task_id(number: int) -> str:
     return f"68b89107{number:016x}"
 
 
-def entry(number: int) -> bytes:
-    """A task as the list shows it, with a text of some 150 letters."""
+def entry(number: int, letters: int = 0) -> bytes:
+    """A task as the list shows it, with a text of some 150 letters, or of so many more."""
     text = f"Claim {number}: " + "the quick brown fox jumps over the lazy dog, or so it was said and seen; " * 2
+    text += "x" * letters
     task = {
         "_id": task_id(number),
         "type": "text_embedding",
@@ -122,9 +142,11 @@ class StandIn:
         lot.fetches += 1
         if lot.pending and not lot.first_listed_at:
             lot.first_listed_at = time.monotonic()
-        limit = int(request.query["limit"])
-        listed = [entry for _, entry in zip(range(limit), lot.pending.values(), strict=False)]
-        return web.Response(body=b"[%b]" % b",".join(listed), content_type="application/json")
+        limit = len(lot.pending) if lot.whole else int(request.query["limit"])
+        body = b"[%b]" % b",".join(itertools.islice(lot.pending.values(), limit))
+        lot.longest_page = max(lot.longest_page, len(body))
+        lot.listed += len(body)
+        return web.Response(body=body, content_type="application/json")
 
     async def _embed(self, request: web.BaseRequest) -> web.Response:
         asked = orjson.loads(await request.read())
@@ -145,15 +167,19 @@ class StandIn:
         if lot.pending.pop(task, None) is None:
             lot.repeated += 1
             return _json({"_id": task})
-        lot.bodies[task] = body
-        lot.patched_at[task] = time.monotonic()
-        if not lot.pending:
-            lot.done.set()
+        lot.written(task, body)
         return _json({"_id": task, "state": "succeeded"})
 
     async def _new_lot(self, request: web.BaseRequest) -> web.Response:
         count = int(request.query["count"])
-        self._lot = Lot(self._next, count)
+        wished = request.query
+        self._lot = Lot(
+            self._next,
+            count,
+            letters=int(wished.get("letters", 0)),
+            whole="whole" in wished,
+            lean="lean" in wished,
+        )
         self._next += count
         return _json({"count": count})
 

@@ -39,12 +39,11 @@ def answered_at_once(base: str, *, rounds: int, core: int) -> Mapping[str, Range
     """Milliseconds from a task's creation to its PATCH, with an interval of 30 s; the provider takes 20 of them."""
     found: dict[str, list[float]] = {"POST /poll": [], "SIGUSR1": []}
     with tempfile.TemporaryDirectory() as name:
-        folder, port = Path(name), _free_port()
+        folder, port = Path(name), free_port()
         env = daemon_env(base, folder) | {"METRICS_PORT": str(port)}
         env |= {"POLLING_INTERVAL_SECONDS": "30", "POLL_TOKEN": TOKEN}
         with Group([PROGRAM, "run"], core=core, folder=folder, env=env) as group:
-            while not _is_ready(port):
-                time.sleep(0.01)
+            until_ready(group, port)
             for number in range(10 * rounds):
                 ask("POST", f"{base}/lot?count=1")
                 if number % 2:
@@ -64,15 +63,20 @@ def _to_its_end(command: list[str], core: int) -> float:
 
 def _to_ready(base: str, mode: str, core: int) -> float:
     with tempfile.TemporaryDirectory() as name:
-        folder, port = Path(name), _free_port()
+        folder, port = Path(name), free_port()
         env = daemon_env(base, folder) | {"PROCESSING_MODE": mode, "METRICS_PORT": str(port)}
         with Group([PROGRAM, "run"], core=core, folder=folder, env=env) as group:
-            deadline = time.monotonic() + PATIENCE
-            while not _is_ready(port):
-                if group.ended or time.monotonic() > deadline:
-                    raise SystemExit(f"it does not become ready: {group.said}")
-                time.sleep(0.01)
+            until_ready(group, port)
             return group.cpu()
+
+
+def until_ready(group: Group, port: int) -> None:
+    """Wait until /ready says yes."""
+    deadline = time.monotonic() + PATIENCE
+    while not _is_ready(port):
+        if group.ended or time.monotonic() > deadline:
+            raise SystemExit(f"it does not become ready: {group.said}")
+        time.sleep(0.01)
 
 
 def _is_ready(port: int) -> bool:
@@ -83,7 +87,8 @@ def _is_ready(port: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on now."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])

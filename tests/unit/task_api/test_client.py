@@ -50,6 +50,8 @@ async def test_a_server_that_ignores_the_limit(api: FakeTaskApi, side: Any) -> N
     api.add(*({"_id": str(number), "content": "x" * 1000} for number in range(3_000)))
     page = await side.fetch(5)
     assert (len(page.tasks), page.listed) == (3_000, 3_000)
+    page = await side.source.fetch(5, most=100, types={"text_embedding"})
+    assert (len(page.tasks), page.listed, dict(page.foreign)) == (100, 3_000, {})
 
 
 async def test_reading_a_long_page_lets_others_run(clock: ManualClock) -> None:

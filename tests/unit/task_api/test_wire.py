@@ -1,6 +1,7 @@
 import json
 import math
 import struct
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,15 @@ DOCUMENT = {
     "callbackParams": {"documentId": "doc-id"},
     "createdAt": "2024-01-01T00:00:00.000Z",
 }
+
+
+def drained(steps: Generator[None, None, Page]) -> Page:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            page: Page = end.value
+            return page
 
 
 def read(*entries: Any) -> Page:
@@ -169,6 +179,29 @@ def test_most_urgent_first_and_each_id_once() -> None:
     assert [task.id for task in page.tasks] == ["first", "old", "young"]
     assert page.tasks[-1].created_at == 3.0
     assert page.listed == 4
+
+
+def test_of_a_long_page_only_the_most_urgent_of_the_wanted_types_are_kept() -> None:
+    entries = [
+        {"_id": f"t{age}", "type": "echo" if age % 2 else "vision", "createdAt": age} for age in range(99, 0, -1)
+    ]
+    steps = wire.reading(json.dumps(entries).encode(), FETCHED_AT, most=3, types={"echo"})
+    page = drained(steps)
+    assert [task.id for task in page.tasks] == ["t1", "t3", "t5"]
+    assert (page.listed, page.foreign) == (99, {"vision": 49})
+
+
+def test_a_flood_of_types_is_told_by_the_first_names_only() -> None:
+    entries = [{"_id": f"t{number}", "type": f"kind {number}"} for number in range(wire.MOST_TYPES + 50)]
+    page = drained(wire.reading(json.dumps(entries).encode(), FETCHED_AT, types=()))
+    assert len(page.foreign) == wire.MOST_TYPES + 1
+    assert page.foreign[wire.OTHER_TYPES] == 50
+
+
+@pytest.mark.parametrize("tail", [b"", b" \r\n", b" " * 1_000])
+def test_what_came_in_a_buffer_with_white_space_around_it(tail: bytes) -> None:
+    body = bytearray(b"\xef\xbb\xbf\n [" + json.dumps(DOCUMENT).encode() + b"]" + tail)
+    assert len(wire.read_page(body, FETCHED_AT).tasks) == 1
 
 
 def test_a_text_cut_through_an_emoji_stops_nobody() -> None:
