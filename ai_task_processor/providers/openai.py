@@ -17,6 +17,7 @@ from ai_task_processor.domain.errors import (
     ProviderThrottled,
     ProviderUnavailable,
 )
+from ai_task_processor.domain.outcome import FLOAT32_BYTES
 from ai_task_processor.domain.ports import Embeddings
 from ai_task_processor.providers.connection import BROKEN, never_sent
 from ai_task_processor.providers.decoding import vector
@@ -95,6 +96,8 @@ class OpenAI:
         except (openai.OpenAIError, *BROKEN) as error:
             raise _no_answer(error) from error
         vectors, tokens = _read(response.content)
+        if dimensions is not None:
+            _expect_heeded(dimensions, vectors, texts, model)
         left = quota(response.headers)
         return Embeddings(vectors=vectors, model=model, provider=self.name, tokens=tokens, quota=left)
 
@@ -108,7 +111,7 @@ class OpenAI:
         if status == httpx2.codes.TOO_MANY_REQUESTS:
             wait = retry_after(error.response.headers, now=self._clock.now())
             return ProviderThrottled(f"{self.name} wants fewer requests: {words}", retry_after=wait)
-        if status in _REFUSED_INPUT:
+        if status in _REFUSED_INPUT or says_too_long(message):  # llama.cpp's answer to a long text is 500
             return _rejection(error, message, texts, model)
         wait = retry_after(error.response.headers, now=self._clock.now())
         return ProviderUnavailable(f"{self.name} answered {status}: {words}", retry_after=wait)
@@ -155,6 +158,16 @@ def _read(body: bytes) -> tuple[tuple[bytes, ...], int]:
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ProviderUnavailable(f"the answer of openai cannot be read: {type(error).__name__}") from error
     return tuple(map(vector, ordered)), _tokens(answer)
+
+
+def _expect_heeded(dimensions: int, vectors: Sequence[bytes], texts: Sequence[str], model: str) -> None:
+    """Some servers pass over the question for a length; asking them again would be of no use."""
+    given = {len(one) // FLOAT32_BYTES for one in vectors}
+    if len(vectors) == len(texts) and len(given) == 1 and given != {dimensions}:
+        message = (
+            f"content.dimensions is {dimensions}, but the provider gives {given.pop()} with the model {model[:100]}"
+        )
+        raise ProviderRejected(f"{message} whatever is asked for; leave it out.", every_input=True)
 
 
 def _tokens(answer: Mapping[str, object]) -> int:

@@ -12,9 +12,18 @@ MESSAGE_LIMIT = 300
 _RECOGNISABLE = 16
 """Characters of a text that give it away; a shorter text is looked for in quotation marks."""
 
-_TOO_LONG = re.compile(r"maximum context length|exceeds? the (?:maximum |available )?context", re.IGNORECASE)
-_ALLOWED = re.compile(r"maximum context length (?:is|of) (\d+)", re.IGNORECASE)
-_MEASURED = re.compile(r"(?:requested|has|resulted in|contains at least|given) (\d+) (?:input )?tokens", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"maximum context length|exceeds? the (?:maximum |available )?context|must have less than \d+ tokens"
+    r"|tokens\) is (?:too large to process|larger than the max context)",
+    re.IGNORECASE,
+)
+_ALLOWED = re.compile(
+    r"(?:maximum context length (?:is|of)|must have less than|current batch size:|max context size \() ?(\d+)",
+    re.IGNORECASE,
+)
+_MEASURED = re.compile(
+    r"(?:requested|has|resulted in|contains at least|given:?|input \() ?(\d+)(?: (?:input )?tokens|$)", re.IGNORECASE
+)
 
 
 class InputTooLong(ProviderRejected):

@@ -21,6 +21,7 @@ from ai_task_processor.providers.connection import http_client
 from ai_task_processor.providers.guarded import Guarded, Patience, counts
 from ai_task_processor.providers.hybrid import Hybrid
 from ai_task_processor.providers.models import canonical
+from ai_task_processor.providers.neighbours import Neighbours
 from ai_task_processor.providers.prices import Prices, free
 from ai_task_processor.providers.space_store import MemorySpaceStore, SqlSpaceStore
 from ai_task_processor.providers.spaces import Spaced, Spaces, SpaceStore
@@ -41,7 +42,8 @@ class Engine:
     """A leaf provider; ``timeout`` in seconds for one request.
 
     ``identity`` tells it from others of its name, whose vectors may be different ones. ``keep`` is to run beside it as
-    long as it is used; ``look`` is to be awaited before a single use without that.
+    long as it is used; ``look`` is to be awaited before a single use without that. ``is_server`` says that it is
+    somebody else's program, of which is to be seen first that it keeps the texts of one request apart.
     """
 
     provider: EmbeddingProvider
@@ -49,6 +51,7 @@ class Engine:
     identity: str = ""
     keep: Job | None = None
     look: Job | None = None
+    is_server: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,8 @@ def _joined(bench: Bench, providers: Sequence[EmbeddingProvider], spaces: Spaces
 def _cached(bench: Bench, engine: Engine, limiter: RateLimiter, cache: CacheStore, spaces: Spaces) -> Cached:
     usual = spaces.usual(engine.provider.name)
     guarded = _guarded(bench, engine, limiter, usual)
-    return Cached(guarded, cache, observer=bench.observer, identity=engine.identity, usual=usual)
+    provider = Neighbours(guarded) if engine.is_server else guarded
+    return Cached(provider, cache, observer=bench.observer, identity=engine.identity, usual=usual)
 
 
 def _guarded(bench: Bench, engine: Engine, limiter: RateLimiter, usual: Usual) -> Guarded:
@@ -192,7 +196,7 @@ def _openai(bench: Bench) -> Engine:
         truncate=settings.long_input == "truncate",
     )
     identity = _identity(settings, settings.openai_base_url)
-    return Engine(provider, timeout=settings.openai_timeout, identity=identity)
+    return Engine(provider, timeout=settings.openai_timeout, identity=identity, is_server=True)
 
 
 def _ollama(bench: Bench) -> Engine:
@@ -213,7 +217,14 @@ def _ollama(bench: Bench) -> Engine:
     )
     provider = Ollama(http, models, clock=bench.clock, truncate=settings.long_input == "truncate")
     identity = _identity(settings, settings.ollama_base_url)
-    return Engine(provider, timeout=settings.ollama_timeout, identity=identity, keep=models.keep, look=models.look)
+    return Engine(
+        provider,
+        timeout=settings.ollama_timeout,
+        identity=identity,
+        keep=models.keep,
+        look=models.look,
+        is_server=True,
+    )
 
 
 def _identity(settings: Settings, base_url: str) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from ai_task_processor.providers.guarded import CANARY
+from ai_task_processor.providers.neighbours import PROBES
 from tests.chaos.offers import Offer, Payment
 from tests.chaos.records import End, Patch, Records, Sending
 
@@ -25,7 +27,8 @@ CODES: Mapping[str, int] = {"killed": -9, "stopped": 0, "cut": 0, "unborn": -15}
 ACKNOWLEDGING = frozenset({"", "truncate after"})
 """Faults of a PATCH whose answer begins with 200: by that the PATCH has had its effect, however the answer ends."""
 
-CANARY = "canary"
+OURS = frozenset({CANARY, *PROBES})
+"""Texts that the daemon embeds on its own account."""
 
 _SETTLED = frozenset({"succeeded", "failed", "reported"})
 _HELD = frozenset({"due", "claimed"})
@@ -204,7 +207,7 @@ def _charges(records: Records) -> dict[Payment, list[Sending]]:
     for sending in records.sendings:
         if sending.charged_at is not None:
             for payment in sending.payments:
-                if payment[2] != CANARY:
+                if payment[2] not in OURS:
                     charges[payment].append(sending)
     return charges
 

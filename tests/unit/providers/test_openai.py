@@ -302,3 +302,22 @@ async def test_an_answer_that_is_not_http_is_unavailable() -> None:
 async def test_every_model_is_served() -> None:
     async with OpenAIServer() as server, openai(server) as provider:
         assert provider.serves("anything-at-all")
+
+
+async def test_a_text_too_long_for_llama_cpp_which_answers_500_is_refused_at_once() -> None:
+    message = "input (701 tokens) is too large to process. increase the physical batch size (current batch size: 512)"
+    async with OpenAIServer() as server, openai(server) as provider:
+        server.faults.queue(Answer(500, {"error": {"code": 500, "message": message, "type": "server_error"}}))
+        with pytest.raises(ProviderRejected, match="it has 701 tokens; m takes at most 512") as caught:
+            await provider.embed(["word " * 700], model="m", dimensions=None)
+    assert not caught.value.every_input
+
+
+async def test_a_server_that_passes_over_dimensions_refuses_them() -> None:
+    async with OpenAIServer() as server, openai(server) as provider:
+        server.faults.queue(Answer(200, {"data": [{"embedding": [1.0, 2.0]}, {"embedding": [3.0, 4.0]}]}))
+        with pytest.raises(
+            ProviderRejected, match=r"dimensions is 64, but the provider gives 2 .* leave it out"
+        ) as caught:
+            await provider.embed(["a", "b"], model="m", dimensions=64)
+    assert caught.value.every_input

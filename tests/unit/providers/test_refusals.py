@@ -17,6 +17,18 @@ from ai_task_processor.providers.refusals import MESSAGE_LIMIT, says_too_long, t
             "The text is too long: it has 600 tokens; m takes at most 512.",
         ),
         ("Invalid 'input[3]': maximum context length is 8192 tokens.", "it has about 5 tokens; m takes at most 8192."),
+        (
+            "input (701 tokens) is too large to process. increase the physical batch size (current batch size: 512)",
+            "it has 701 tokens; m takes at most 512.",
+        ),
+        (
+            "input (701 tokens) is larger than the max context size (512 tokens). skipping",
+            "it has 701 tokens; m takes at most 512.",
+        ),
+        (
+            "Input validation error: `inputs` must have less than 512 tokens. Given: 600",
+            "it has 600 tokens; m takes at most 512.",
+        ),
         ("the input length exceeds the context length", "it has about 5 tokens; m takes fewer."),
         ("the input exceeds maximum context length", "it has about 5 tokens; m takes fewer."),
     ],

@@ -1,0 +1,77 @@
+"""A check on servers: a text's vector must not depend on the texts that are embedded beside it."""
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+
+from ai_task_processor.domain.errors import ProviderUnavailable
+from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings
+
+PROBES = ("canary", "two words beside it")
+"""What is embedded to see it: short, of different lengths, and nobody's."""
+
+ALIKE = 0.99
+"""Cosine from which two vectors are the same text's: rounding leaves 0.999 and more, mixing has been seen at 0.94."""
+
+MOST_MODELS = 1_000
+"""Models whose trial is remembered; tasks may name any."""
+
+
+class Neighbours:
+    """Sends several texts at once to ``provider`` only after it gave the same vectors to texts alone and in company.
+
+    Tried once for each model, with three small requests. There are servers that mix the texts of one request, and of
+    requests at once, when they are started with certain options; their vectors look like any others.
+    """
+
+    def __init__(self, provider: EmbeddingProvider) -> None:
+        self._provider = provider
+        self._trusted: set[str] = set()
+        self._answers: dict[tuple[str, Sequence[str]], Sequence[bytes]] = {}
+        self._one_trial = asyncio.Lock()
+
+    @property
+    def name(self) -> str:
+        """The name of the provider within."""
+        return self._provider.name
+
+    def serves(self, model: str) -> bool:
+        """What the provider within serves."""
+        return self._provider.serves(model)
+
+    async def embed(self, texts: Sequence[str], *, model: str, dimensions: int | None) -> Embeddings:
+        """Embed as the provider within; raises ProviderUnavailable where it is seen to mix texts."""
+        if len(texts) > 1 and model not in self._trusted:
+            async with self._one_trial:
+                await self._try(model)
+        return await self._provider.embed(texts, model=model, dimensions=dimensions)
+
+    async def _try(self, model: str) -> None:
+        if model in self._trusted:
+            return
+        in_company = await self._probed(PROBES, model)
+        alone = [(await self._probed((text,), model))[0] for text in PROBES]
+        self._answers.clear()
+        if min(map(_cosine, alone, in_company)) < ALIKE:
+            raise ProviderUnavailable(
+                f"{self.name} gives a text other vectors beside others than alone, so none of them can be used. "
+                "llama-server does so with -np above 1: start it with -np 1, or with -kvu."
+            )
+        if len(self._trusted) == MOST_MODELS:
+            self._trusted.clear()
+        self._trusted.add(model)
+
+    async def _probed(self, texts: Sequence[str], model: str) -> Sequence[bytes]:
+        """Asked once: where a limit breaks a trial off, the next one goes on instead of using it up again."""
+        if (model, texts) not in self._answers:
+            answer = await self._provider.embed(texts, model=model, dimensions=None)
+            self._answers[model, texts] = answer.vectors
+        return self._answers[model, texts]
+
+
+def _cosine(one: bytes, other: bytes) -> float:
+    if len(one) != len(other):
+        return 0.0
+    a, b = (np.frombuffer(vector, dtype="<f4").astype(np.float64) for vector in (one, other))
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
