@@ -75,6 +75,7 @@ Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000, allow_inf_nan=False), Cle
 Priced = Annotated[Mapping[str, Price], NoDecode, BeforeValidator(_as_object), Clean]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_as_list), Clean]
 
+FEATURES = ("claim", "bulk")
 WINDOWS = ("minute", "hour", "day", "week", "month")
 Mode = Literal["openai", "ollama", "hybrid", "local", "mock"]
 ProcessingMode = Annotated[Literal[Mode, "auto"], BeforeValidator(_as_lower), Clean]
@@ -114,6 +115,12 @@ class Settings(BaseSettings):
         "vector", description="bare vector, or an object that also names model, provider and usage"
     )
     claim_tasks: Flag = Field(default=False, description="set tasks to in_progress before work on them begins")
+    api_features: Annotated[str, BeforeValidator(_as_lower), Clean] = Field(
+        "auto", description="optional routes of the Task API, used where it has them: auto, none, or claim,bulk"
+    )
+    claim_lease_seconds: Annotated[int, Field(ge=1, le=86_400), Clean] = Field(
+        300, description="seconds for which tasks are claimed where the Task API has that route; renewed while held"
+    )
     fetch_limit: Positive = Field(1_000, description="new tasks asked for in one poll, at most")
     hold_limit: Positive = Field(10_000, description="tasks that wait in the journal, at most")
     delivery_concurrency: Positive = Field(32, description="results sent to the Task API at once, at most")
@@ -233,6 +240,12 @@ class Settings(BaseSettings):
         return self.processing_mode
 
     @property
+    def wanted_features(self) -> tuple[str, ...]:
+        """The optional routes of the Task API that are used where it has them."""
+        named = {"auto": FEATURES, "none": ()}.get(self.api_features)
+        return tuple(part.strip() for part in self.api_features.split(",")) if named is None else named
+
+    @property
     def default_model(self) -> str:
         """The model of tasks that name none."""
         small = "text-embedding-3-small"
@@ -301,6 +314,12 @@ ACCESS_FIELDS = frozenset({"metrics_host", "metrics_port", "poll_token", "poll_t
 
 STATE_FIELDS = frozenset({"state_url", "state_url_file", "rate_limit_storage_path"})
 
+ADJUSTABLE = frozenset(
+    {"polling_interval_seconds", "supported_models", "log_level", "rate_limit_enabled"}
+    | {f"{name}_per_{window}" for _, name, _ in _LIMITED for window in WINDOWS}
+)
+"""Fields that may change while the daemon runs."""
+
 SCHEMES = {
     "api_base_url": ("http", "https"),
     "oauth2_token_url": ("http", "https"),
@@ -309,13 +328,18 @@ SCHEMES = {
 }
 
 
-def load_settings(env_file: Path | None = Path(".env"), **given: object) -> Settings:
+def load_settings(
+    env_file: Path | None = Path(".env"), *, before: Settings | None = None, **given: object
+) -> Settings:
     """Read the configuration; ``given`` overrides what the environment says.
 
-    Raises ConfigurationError with every fault at once.
+    Where it is to take the place of one that runs, ``before``, what cannot be changed by that is a fault too. Raises
+    ConfigurationError with every fault at once.
     """
     settings, faults = _provisional(env_file, given)
     faults |= {name: fault for name, fault in _cross_faults(settings) if name not in faults}
+    if before:
+        faults |= {name: fault for name, fault in _restart_faults(before, settings) if name not in faults}
     if faults:
         raise _error(faults)
     return settings
@@ -328,6 +352,11 @@ def load_state_location(env_file: Path | None = Path(".env")) -> str:
     if faults:
         raise _error(faults)
     return settings.state_location
+
+
+def changes_between(before: Settings, after: Settings) -> tuple[str, ...]:
+    """What is different, in words; never a secret."""
+    return tuple(f"{name.upper()}: {_change(name, before, after)}" for name in _different(before, after))
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +394,11 @@ def _error(faults: Mapping[str, str]) -> ConfigurationError:
 
 
 def _read(env_file: Path | None, given: Mapping[str, object]) -> Settings:
-    return Settings(_env_file=env_file, **given)  # type: ignore[call-arg, arg-type]  # pydantic takes both at run time
+    try:
+        return Settings(_env_file=env_file, **given)  # type: ignore[call-arg, arg-type]  # pydantic takes both at run time
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigurationError([f"{str(env_file)!r} cannot be read: {reason}"]) from error
 
 
 def _field_faults(error: ValidationError) -> Iterator[tuple[str, str]]:
@@ -417,11 +450,42 @@ def _cross_faults(settings: Settings) -> Iterator[tuple[str, str]]:
         ZoneInfo(settings.rate_limit_timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         yield "rate_limit_timezone", f"{settings.rate_limit_timezone!r} is no time zone; give one like Europe/Berlin"
+    if not {*settings.wanted_features} <= {*FEATURES}:
+        yield "api_features", f"{settings.api_features!r} cannot be used; give auto, none, claim, bulk, or claim,bulk"
     if settings.hold_limit < settings.batch_size:
         yield (
             "hold_limit",
             f"{settings.hold_limit} is below BATCH_SIZE={settings.batch_size}; no batch would ever be full",
         )
+
+
+def _restart_faults(before: Settings, after: Settings) -> Iterator[tuple[str, str]]:
+    for name in _different(before, after):
+        if name not in ADJUSTABLE:
+            yield name, f"{_change(name, before, after)}; a restart is needed for that"
+
+
+def _different(before: Settings, after: Settings) -> Iterator[str]:
+    return (name for name in Settings.model_fields if getattr(before, name) != getattr(after, name))
+
+
+def _change(name: str, before: Settings, after: Settings) -> str:
+    if name in SECRETS:
+        return "changed"
+    return f"{_told(getattr(before, name))} became {_told(getattr(after, name))}"
+
+
+def _told(value: object) -> str:
+    """As it would stand in `.env`."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return ",".join(value)
+        case float() | Decimal():
+            return f"{value:g}" if isinstance(value, float) else f"{value:f}"
+        case _:
+            return str(value) or "none"
 
 
 def _missing(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -31,6 +31,20 @@ class Warned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigurationChanged(Event):
+    """Other settings hold from now on; ``changes`` says which, in words without secrets, and is empty where none do."""
+
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationRefused(Event):
+    """The settings stay as they were, because the new ones have ``faults``."""
+
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LoopLagged(Event):
     """The event loop came to a timer ``seconds`` late: so long, at least, it was held up. Told many times a second."""
 
@@ -100,6 +114,21 @@ class ApiRequested(Event):
     method: str
     status: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureFound(Event):
+    """The Task API has an optional route, which is used from now on."""
+
+    feature: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureLost(Event):
+    """The Task API has no longer an optional route: done without it, and looked for again now and then."""
+
+    feature: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,10 @@ class MemoryJournal:
             oldest_unreported=min((row.settled_at for row in unreported), default=None),
         )
 
+    async def held(self) -> tuple[str, ...]:
+        """The ids of all that is not reported."""
+        return tuple(self._open)
+
     async def forget(self, before: float) -> int:
         """Drop tasks reported before this time."""
         old = [row for row in self._rows.values() if row.state is State.REPORTED and row.reported_at < before]

@@ -122,6 +122,7 @@ _COUNT = text("""
     SELECT state, count(*), sum(CASE WHEN not_before > :now THEN 1 ELSE 0 END), min(settled_at)
     FROM tasks WHERE state <> 'reported' GROUP BY state
 """)
+_HELD = text("SELECT id FROM tasks WHERE state <> 'reported'")
 _FORGET = text("DELETE FROM tasks WHERE state = 'reported' AND reported_at < :before")
 
 
@@ -224,6 +225,10 @@ class SqlJournal:
         """Count what is held."""
         now = self._clock.now()
         return await self._storage.read(lambda connection: _backlog(connection, now))
+
+    async def held(self) -> tuple[str, ...]:
+        """The ids of all that is not reported."""
+        return await self._storage.read(lambda connection: tuple(connection.execute(_HELD).scalars()))
 
     async def forget(self, before: float) -> int:
         """Drop tasks reported before this time."""

@@ -73,6 +73,12 @@ CATALOGUE: tuple[Description, ...] = (
         ("route", "method"),
         REQUEST_SECONDS,
     ),
+    Description(
+        "api_feature",
+        "gauge",
+        "1 while an optional route of the Task API is used, 0 since it was lost: claim or bulk.",
+        ("feature",),
+    ),
     Description("polls_total", "counter", "Polls of the Task API: succeeded or failed.", ("outcome",)),
     Description("paused", "gauge", "1 while nothing new is taken because an operator paused it, else 0."),
     Description(

@@ -21,10 +21,14 @@ from ai_task_processor.domain.events import (
     CacheFilled,
     ClaimLost,
     ConcurrencyChanged,
+    ConfigurationChanged,
+    ConfigurationRefused,
     DeliveryHalted,
     EnsuringModels,
     EntryUnusable,
     Event,
+    FeatureFound,
+    FeatureLost,
     FellBack,
     IntakePaused,
     IntakeResumed,
@@ -111,6 +115,10 @@ class LogObserver:
         for line in lines(event):
             self._tell(line, event)
 
+    def adjust(self, logger: Logger) -> None:
+        """Write with this logger from now on."""
+        self._logger = logger
+
     def _tell_end(self, ending: "_Ending", event: Event) -> None:
         lasted = self._repetition.over(_key(ending.of, event))
         if lasted and ending.words:
@@ -142,6 +150,7 @@ def lines(event: Event) -> tuple[Line, ...]:
 
 PLAIN: Mapping[type[Event], tuple[int, str]] = {
     Running: (INFO, "All services started, running indefinitely"),
+    ConfigurationRefused: (ERROR, "Configuration cannot be changed like this, it stays as it was"),
     Stopping: (INFO, "Stopping, what is held is finished first"),
     Stopped: (INFO, "AI Task Processor stopped"),
     Reopened: (INFO, "Journal opened"),
@@ -149,6 +158,8 @@ PLAIN: Mapping[type[Event], tuple[int, str]] = {
     StateRegained: (INFO, "State database can be used again"),
     TokenObtained: (INFO, "OAuth2 token generated successfully"),
     ApiRequested: (DEBUG, "Task API request"),
+    FeatureFound: (INFO, "Task API has an optional route, used from now on"),
+    FeatureLost: (WARNING, "Task API has an optional route no longer, done without it"),
     TurnElsewhere: (INFO, "Another replica polls the Task API"),
     IntakePaused: (WARNING, "Paused, nothing new is taken and what is held is finished"),
     IntakeResumed: (INFO, "Resumed, new tasks are taken again"),
@@ -187,6 +198,13 @@ def _started(event: Started) -> Iterator[Line]:
 
 def _warned(event: Warned) -> Iterator[Line]:
     yield Line(WARNING, event.message)
+
+
+def _configuration_changed(event: ConfigurationChanged) -> Iterator[Line]:
+    if event.changes:
+        yield Line(INFO, "Configuration changed", facts(event))
+    else:
+        yield Line(INFO, "Configuration read again, it is the same")
 
 
 def _token_failed(event: TokenFailed) -> Iterator[Line]:
@@ -245,6 +263,7 @@ def _model_downloading(event: ModelDownloading) -> Iterator[Line]:
 SPECIAL: Mapping[type[Event], Callable[..., Iterator[Line]]] = {
     Started: _started,
     Warned: _warned,
+    ConfigurationChanged: _configuration_changed,
     TokenFailed: _token_failed,
     Polled: _polled,
     TaskStarted: _task_started,

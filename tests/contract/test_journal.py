@@ -429,6 +429,16 @@ class TestBooks:
         assert await desk.journal.backlog() == backlog
         assert backlog.listed_again == 6
 
+    async def test_names_what_is_not_reported(self, desk: Desk) -> None:
+        assert await desk.journal.held() == ()
+        await desk.settled({"reported": VECTOR, "parked": VECTOR, "succeeded": VECTOR, "failed": FAILURE})
+        await desk.journal.mark_reported(["reported"])
+        await desk.journal.park("parked", "no")
+        await desk.settled({"deferred": Deferred(BEGINNING + 99, "limit")})
+        await desk.claimed("claimed")
+        await desk.accept(task("due"))
+        assert {*await desk.journal.held()} == {"parked", "succeeded", "failed", "deferred", "claimed", "due"}
+
     async def test_forgets_what_was_reported_long_ago(self, desk: Desk) -> None:
         await desk.settled({"a": VECTOR})
         await desk.journal.mark_reported(["a"])

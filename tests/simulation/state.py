@@ -131,6 +131,9 @@ class GuardedJournal:
     async def backlog(self) -> Backlog:
         return await self._do("backlog", self._journal.backlog)
 
+    async def held(self) -> tuple[str, ...]:
+        return await self._do("held", self._journal.held)
+
     async def forget(self, before: float) -> int:
         return await self._do("forget", lambda: self._journal.forget(before))
 

@@ -47,6 +47,20 @@ def test_the_required_settings_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.limits == {}
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("", {"claim", "bulk"}),
+        ("AUTO", {"claim", "bulk"}),
+        ("none # plain", set()),
+        ("bulk", {"bulk"}),
+        (" claim, bulk ", {"claim", "bulk"}),
+    ],
+)
+def test_features_are_all_or_none_or_named(monkeypatch: pytest.MonkeyPatch, given: str, wanted: set[str]) -> None:
+    assert {*load(monkeypatch, {"API_FEATURES": given}).wanted_features} == wanted
+
+
 def test_every_fault_is_told_at_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_settings(batch_size="many", rate_limit_strategy="sometimes", ollama_base_url="nowhere")
@@ -66,6 +80,10 @@ def test_every_fault_is_told_at_once() -> None:
         ("BATCH_SIZE", "4096"),
         ("METRICS_PORT", "70000"),
         ("RATE_LIMIT_PER_MINUTE", "-1"),
+        ("API_FEATURES", "auto,claim"),
+        ("API_FEATURES", "leases"),
+        ("CLAIM_LEASE_SECONDS", "0"),
+        ("CLAIM_LEASE_SECONDS", "2.5"),
         ("RATE_LIMIT_TIMEZONE", "Mars/Olympus"),
         ("RATE_LIMIT_TIMEZONE", "../../etc/passwd"),
         ("LOG_LEVEL", "loud"),
