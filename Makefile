@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 FIND_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done
 
+NEST := examples/nestjs
 RULE_MANIFEST := deploy/kubernetes/components/monitoring/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench replicas chaos check format docs image rules lock clean
+.PHONY: help demo run test e2e bench replicas chaos check format docs image rules lock clean
 
 help: ## Show what can be made
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "PYTHON=… chooses the Python that the virtual environment in $(VENV) is made with."
 
 demo: $(VENV)/ready-local ## Watch real texts become embeddings through the whole flow
@@ -22,6 +23,10 @@ run: $(VENV)/ready-all ## Run the daemon with the configuration in .env
 
 test: $(VENV)/ready-dev ## Run the tests
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+e2e: $(VENV)/ready-dev $(NEST)/dist/ready ## Test the NestJS example, alone and with the daemon; needs Node.js 20.19 or later
+	cd $(NEST) && npm test
+	REQUIRE_SERVICES=1 $(BIN)/pytest tests/e2e $(ARGS)
 
 replicas: $(VENV)/ready-dev ## Kill daemons on one PostgreSQL while they do 20,000 tasks
 	REPLICA_TASKS=20000 $(BIN)/pytest -q -s tests/flow/test_replicas.py
@@ -61,7 +66,17 @@ lock: $(VENV)/ready-dev ## Renew the pinned and hashed dependencies of the image
 	echo hatchling | $(LOCK) - --output-file requirements-build.lock
 
 clean: ## Remove what make has made
-	rm -rf $(VENV) benchmarks/.venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) benchmarks/.venv $(NEST)/node_modules $(NEST)/dist build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(NEST)/node_modules/ready: $(NEST)/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is needed: install Node.js 20.19 or later."; exit 1; }
+	@echo "Installing what the NestJS example needs …"
+	@cd $(NEST) && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(NEST)/dist/ready: $(NEST)/node_modules/ready $(shell find $(NEST)/src $(NEST)/test $(NEST)/tsconfig.json -type f)
+	@cd $(NEST) && npm run --silent build
+	@touch $@
 
 benchmarks/.venv/ready: $(BIN)/python benchmarks/requirements.txt
 	@echo "Installing the workers that it is measured beside …"

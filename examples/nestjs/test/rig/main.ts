@@ -1,0 +1,108 @@
+/**
+ * The example as two processes behind one address, with the database in a third: for tests of restarts and faults.
+ *
+ * SIGHUP restarts the processes one after the other, the new one before the old one goes. SIGUSR2 kills one of them.
+ * `FAULTS` says what goes wrong how often; each line of the output is one event as JSON.
+ */
+
+import 'reflect-metadata';
+import cluster, { type Worker } from 'node:cluster';
+import { once } from 'node:events';
+import type { Server } from 'node:http';
+import type { NestExpressApplication } from '@nestjs/platform-express';
+import { Test } from '@nestjs/testing';
+import { AiTaskStore, BODY_LIMIT, InMemoryAiTaskStore } from '../../src/ai-tasks';
+import { AI_TASKS_OPTIONS } from '../../src/ai-tasks/ai-tasks.options';
+import { AppModule } from '../../src/app.module';
+import { type Document, DocumentStore, InMemoryDocumentStore } from '../../src/documents/document-store';
+import { aiTasksOptions, port } from '../../src/environment';
+import { type Faults, faulty } from './faults';
+import { receiveAnswers, share, shared } from './shared';
+
+const PROCESSES = 2;
+const CALLBACK_SECONDS = 2;
+
+/** Every so many writes one fails; it can be repeated. */
+class FailingDocumentStore extends InMemoryDocumentStore {
+  private writes = 0;
+
+  override async write(id: string, outcome: Pick<Document, 'embedding' | 'problem'>): Promise<void> {
+    this.writes += 1;
+    if (this.writes % Number(process.env.WRITES_PER_FAILURE ?? Infinity) === 0) {
+      say({ event: 'fault', name: 'callback' });
+      throw new Error('the documents cannot be written now');
+    }
+    await super.write(id, outcome);
+  }
+}
+
+async function primary(): Promise<void> {
+  share({ tasks: new InMemoryAiTaskStore(), documents: new FailingDocumentStore() });
+  cluster.setupPrimary({ serialization: 'advanced' });
+  const workers: Worker[] = [];
+  for (let index = 0; index < PROCESSES; index += 1) {
+    workers.push(await started());
+  }
+  process.on('SIGHUP', () => void restarted(workers));
+  process.on('SIGUSR2', () => void killed(workers));
+  process.on('SIGTERM', () => process.exit());
+  say({ event: 'all listening' });
+}
+
+async function started(): Promise<Worker> {
+  const worker = cluster.fork();
+  worker.on('message', (message) => 'event' in message && say(message));
+  await once(worker, 'listening');
+  return worker;
+}
+
+async function restarted(workers: Worker[]): Promise<void> {
+  for (const [index, old] of workers.entries()) {
+    workers[index] = await started();
+    old.send({ stop: true });
+    await once(old, 'exit');
+  }
+  say({ event: 'restarted' });
+}
+
+async function killed(workers: Worker[]): Promise<void> {
+  workers[0]!.process.kill('SIGKILL');
+  workers[0] = await started();
+  say({ event: 'killed' });
+}
+
+async function worker(): Promise<void> {
+  receiveAnswers();
+  const testing = Test.createTestingModule({ imports: [AppModule] })
+    .overrideProvider(AiTaskStore)
+    .useValue(shared<AiTaskStore>('tasks'))
+    .overrideProvider(DocumentStore)
+    .useValue(shared<DocumentStore>('documents'))
+    .overrideProvider(AI_TASKS_OPTIONS)
+    .useValue({ ...aiTasksOptions(process.env), callbackSeconds: CALLBACK_SECONDS });
+  const app = (await testing.compile()).createNestApplication<NestExpressApplication>({ logger: ['fatal'] });
+  app.useBodyParser('json', { limit: BODY_LIMIT });
+  app.use(faulty(faults(), (name) => process.send!({ event: 'fault', name })));
+  await app.listen(port(process.env), '127.0.0.1');
+  process.send!({ event: 'listening', url: await app.getUrl() });
+  process.on('message', (message: object) => 'stop' in message && void stopped(app));
+}
+
+/** Ends what has begun, and takes nothing new: also not on connections that their owner keeps. */
+async function stopped(app: NestExpressApplication): Promise<void> {
+  const server = app.getHttpServer() as Server;
+  const closing = setInterval(() => server.closeIdleConnections(), 10);
+  await app.close();
+  clearInterval(closing);
+  process.exit();
+}
+
+function faults(): Faults {
+  return JSON.parse(process.env.FAULTS ?? '{}') as Faults;
+}
+
+function say(line: object): void {
+  process.stdout.write(`${JSON.stringify(line)}\n`);
+}
+
+void (cluster.isPrimary ? primary() : worker());
