@@ -328,9 +328,7 @@ SCHEMES = {
 }
 
 
-def load_settings(
-    env_file: Path | None = Path(".env"), *, before: Settings | None = None, **given: object
-) -> Settings:
+def load_settings(env_file: Path | None = Path(".env"), *, before: Settings | None = None, **given: object) -> Settings:
     """Read the configuration; ``given`` overrides what the environment says.
 
     Where it is to take the place of one that runs, ``before``, what cannot be changed by that is a fault too. Raises

@@ -1,41 +1,136 @@
 """The HTTP connection to a provider: how it is opened, and whether a failed request may have been seen."""
 
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 import aiohttp
 import httpx2
-from httpx_aiohttp.httpx2 import Httpx2AiohttpClient
+from yarl import URL
 
-BROKEN = (httpx2.HTTPError, aiohttp.ClientError, OSError)
-"""Everything that a request can end with instead of an answer; the transport lets some errors through as they are."""
+from ai_task_processor import __version__
 
-_NEVER_CONNECTED = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ConnectionTimeoutError,
-    httpx2.ConnectError,
-    httpx2.PoolTimeout,
-    ConnectionRefusedError,
-)
+BROKEN = (aiohttp.ClientError, OSError)
+"""Everything that a request can end with instead of an answer."""
+
+LARGEST_ANSWER = 256 * 1024 * 1024
+"""Bytes of an answer that are read, at most: more than the vectors of the largest request take as numbers."""
+
+IDLE_SECONDS = 5.0
+"""How long a connection is kept that nobody uses; what goes into one that the server just closes is lost."""
+
+_CONNECT_SECONDS = 10.0
+_READ_AHEAD = 1024 * 1024
+
+_HEADERS: Mapping[str, str] = {
+    "User-Agent": f"ai-task-processor/{__version__}",
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",  # vectors hardly become smaller, and to unpack them costs more than to read them
+    "Content-Type": "application/json",
+}
+
+_NEVER_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ConnectionRefusedError)
 
 
-def http_client(*, base_url: str, timeout: float, connections: int = 100) -> httpx2.AsyncClient:
-    """A client over aiohttp, a third of the CPU; ``timeout`` is for the silence between two bytes, in seconds.
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server answered; ``headers`` know their names in upper and lower case alike."""
 
-    To be closed by whoever opened it.
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the server did what was asked."""
+        return 200 <= self.status < 300  # noqa: PLR2004  # the range of HTTP
+
+    @property
+    def text(self) -> str:
+        """The body as text, whatever it is."""
+        return self.body.decode("utf-8", "replace")
+
+
+class TooLarge(aiohttp.ClientError):
+    """The answer is larger than anything that could be meant."""
+
+
+class HttpClient:
+    """Sends JSON to one server and reads the answers, by aiohttp alone: other clients cost several times its CPU.
+
+    ``timeout`` is for the silence between two bytes, in seconds. An async context manager, to be closed by its owner.
+    Redirections are not followed, for what is sent is for this server alone.
     """
-    return Httpx2AiohttpClient(
-        base_url=base_url,
-        timeout=httpx2.Timeout(timeout, connect=min(timeout, 10.0)),
-        limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
-    )
+
+    def __init__(
+        self, *, base_url: str, timeout: float, connections: int = 100, largest_answer: int = LARGEST_ANSWER
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=min(timeout, _CONNECT_SECONDS), sock_read=timeout
+        )
+        self._connections = connections
+        self._largest_answer = largest_answer
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
+        """Send ``body`` once; raises one of :data:`BROKEN` where no whole answer came."""
+        async with self._open().post(
+            URL(self._base_url + path),
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+        ) as response:
+            return Reply(response.status, response.headers, await _whole(response, self._largest_answer))
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._session:
+            await self._session.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._connections, keepalive_timeout=IDLE_SECONDS, ssl=self._trusted()
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=_HEADERS,
+                timeout=self._timeout,
+                read_bufsize=_READ_AHEAD,
+            )
+        return self._session
+
+    def _trusted(self) -> ssl.SSLContext | bool:
+        """The usual authorities, or those that ``SSL_CERT_FILE`` names."""
+        return httpx2.create_ssl_context() if self._base_url.startswith("https:") else True
 
 
 def never_sent(error: BaseException) -> bool:
-    """Whether it is certain that the server saw nothing.
-
-    The transport reports a refused connection and one that was dropped after sending alike; only the cause tells.
-    """
+    """Whether it is certain that the server saw nothing."""
     return any(isinstance(cause, _NEVER_CONNECTED) for cause in _chain(error))
+
+
+async def _whole(response: aiohttp.ClientResponse, most: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            response.close()
+            raise TooLarge(f"the answer is larger than {most} bytes")
+    return b"".join(parts)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,8 +4,8 @@ Without the vendor's SDK: that decodes five times slower and brings a second HTT
 """
 
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 
-import httpx2
 import orjson
 
 from ai_task_processor.domain.clock import Clock
@@ -18,7 +18,7 @@ from ai_task_processor.domain.errors import (
     ProviderUnavailable,
 )
 from ai_task_processor.domain.ports import Embeddings
-from ai_task_processor.providers.connection import BROKEN, never_sent
+from ai_task_processor.providers.connection import BROKEN, HttpClient, Reply, never_sent
 from ai_task_processor.providers.decoding import vector
 from ai_task_processor.providers.models import gives, known
 from ai_task_processor.providers.ollama_models import PROVIDER, OllamaModels
@@ -36,13 +36,13 @@ _REFUSED_ACCOUNT = frozenset({401, 402, 403})
 
 
 class Ollama:
-    """Asks the server behind ``http`` (see ``connection.http_client``), which stays its owner's to close.
+    """Asks the server behind ``http``, which stays its owner's to close.
 
     Serves the models that ``models`` keeps there. With ``truncate`` the server cuts a text that is too long; otherwise
     it refuses it.
     """
 
-    def __init__(self, http: httpx2.AsyncClient, models: OllamaModels, *, clock: Clock, truncate: bool = False) -> None:
+    def __init__(self, http: HttpClient, models: OllamaModels, *, clock: Clock, truncate: bool = False) -> None:
         self._http = http
         self._models = models
         self._clock = clock
@@ -64,10 +64,10 @@ class Ollama:
         ProviderAccountRefused.
         """
         self._refuse_impossible(model, dimensions)
-        response = await self._post(_request(texts, model, dimensions, truncate=self._truncate))
-        if response.status_code != httpx2.codes.OK:
-            raise self._refusal(response, texts, model)
-        vectors, tokens = _read(response.content)
+        reply = await self._post(_request(texts, model, dimensions, truncate=self._truncate))
+        if not reply.is_success:
+            raise self._refusal(reply, texts, model)
+        vectors, tokens = _read(reply.body)
         return Embeddings(vectors=vectors, model=model, provider=self.name, tokens=tokens)
 
     def _refuse_impossible(self, model: str, dimensions: int | None) -> None:
@@ -83,17 +83,17 @@ class Ollama:
         rest = WHILE_PULLED if self._models.looked else MOMENT
         return ProviderPaused(f"ollama does not have the model {model} yet", until=self._clock.now() + rest)
 
-    async def _post(self, body: bytes) -> httpx2.Response:
+    async def _post(self, body: bytes) -> Reply:
         try:
-            return await self._http.post("/api/embed", content=body, headers={"Content-Type": "application/json"})
+            return await self._http.post("/api/embed", body)
         except BROKEN as error:
             raise ProviderUnavailable(
                 f"ollama gave no answer: {type(error).__name__}", sent=not never_sent(error)
             ) from error
 
-    def _refusal(self, response: httpx2.Response, texts: Sequence[str], model: str) -> ProviderError | ProviderPaused:
-        status, message = response.status_code, _message(response)
-        if status == httpx2.codes.NOT_FOUND and "model" in message:
+    def _refusal(self, reply: Reply, texts: Sequence[str], model: str) -> ProviderError | ProviderPaused:
+        status, message = reply.status, _message(reply)
+        if status == HTTPStatus.NOT_FOUND and "model" in message:
             self._models.lost(model)
             return self._not_prepared(model)
         if says_too_long(message):
@@ -105,11 +105,11 @@ class Ollama:
             return ProviderRejected(f"The provider refuses the input: {words}")
         if status in _REFUSED_ACCOUNT:
             return ProviderAccountRefused(f"ollama refuses the account ({status}): {words}")
-        return self._not_now(response, words)
+        return self._not_now(reply, words)
 
-    def _not_now(self, response: httpx2.Response, words: str) -> ProviderError:
-        status, wait = response.status_code, retry_after(response.headers, now=self._clock.now())
-        if status == httpx2.codes.TOO_MANY_REQUESTS or "server busy" in words:
+    def _not_now(self, reply: Reply, words: str) -> ProviderError:
+        status, wait = reply.status, retry_after(reply.headers, now=self._clock.now())
+        if status == HTTPStatus.TOO_MANY_REQUESTS or "server busy" in words:
             return ProviderThrottled(f"ollama wants fewer requests: {words}", retry_after=wait)
         return ProviderUnavailable(f"ollama answered {status}: {words}", retry_after=wait)
 
@@ -121,10 +121,10 @@ def _request(texts: Sequence[str], model: str, dimensions: int | None, *, trunca
     return orjson.dumps(body)
 
 
-def _message(response: httpx2.Response) -> str:
+def _message(reply: Reply) -> str:
     """The server's ``error``; nothing where the answer is not from Ollama."""
     try:
-        body = orjson.loads(response.content)
+        body = orjson.loads(reply.body)
     except orjson.JSONDecodeError:
         return ""
     return str(body.get("error", "")) if isinstance(body, dict) else ""

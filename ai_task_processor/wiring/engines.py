@@ -17,7 +17,7 @@ from ai_task_processor.providers.cache_store import MemoryCacheStore, SqlCacheSt
 from ai_task_processor.providers.cached import Cached
 from ai_task_processor.providers.checks import Usual
 from ai_task_processor.providers.concurrency import Concurrency
-from ai_task_processor.providers.connection import http_client
+from ai_task_processor.providers.connection import HttpClient
 from ai_task_processor.providers.guarded import Guarded, Patience, counts
 from ai_task_processor.providers.hybrid import Hybrid
 from ai_task_processor.providers.models import canonical
@@ -74,7 +74,7 @@ def engine_names(settings: Settings) -> tuple[str, ...]:
 
 
 def make_engine(bench: Bench, name: str) -> Engine:
-    """Make one engine; its module, with the vendor's SDK, is imported only now."""
+    """Make one engine; its module, and what that needs, is imported only now."""
     return ENGINES[name](bench)
 
 
@@ -183,15 +183,14 @@ def least(settings: Settings) -> Amount:
 
 
 def _openai(bench: Bench) -> Engine:
-    from ai_task_processor.providers.openai import OpenAI  # noqa: PLC0415  # the SDK is slow to import
+    from ai_task_processor.providers.openai import OpenAI  # noqa: PLC0415  # imported when its mode is chosen
 
     settings = bench.settings
-    http = http_client(base_url=settings.openai_base_url, timeout=settings.openai_timeout)
+    http = HttpClient(base_url=settings.openai_base_url, timeout=settings.openai_timeout)
     bench.stack.push_async_callback(http.aclose)
     provider = OpenAI(
         http,
         api_key=settings.openai_api_key.get_secret_value(),
-        base_url=settings.openai_base_url,
         clock=bench.clock,
         truncate=settings.long_input == "truncate",
     )
@@ -204,7 +203,7 @@ def _ollama(bench: Bench) -> Engine:
     from ai_task_processor.providers.ollama_models import OllamaModels, sdk_client  # noqa: PLC0415
 
     settings = bench.settings
-    http = http_client(base_url=settings.ollama_base_url, timeout=settings.ollama_timeout)
+    http = HttpClient(base_url=settings.ollama_base_url, timeout=settings.ollama_timeout)
     bench.stack.push_async_callback(http.aclose)
     sdk = sdk_client(settings.ollama_base_url, download_timeout=settings.ollama_model_download_timeout)
     bench.stack.push_async_callback(sdk.close)

@@ -13,7 +13,7 @@ from ai_task_processor.providers.budget import Budget
 from ai_task_processor.providers.cache_store import MemoryCacheStore
 from ai_task_processor.providers.cached import Cached
 from ai_task_processor.providers.concurrency import Concurrency
-from ai_task_processor.providers.connection import http_client
+from ai_task_processor.providers.connection import HttpClient
 from ai_task_processor.providers.guarded import Guarded, Patience, counts
 from ai_task_processor.providers.hybrid import Hybrid
 from ai_task_processor.providers.local import Local
@@ -45,8 +45,8 @@ async def openai() -> AsyncIterator[EmbeddingProvider]:
 
 @asynccontextmanager
 async def _openai(server: OpenAIServer) -> AsyncIterator[EmbeddingProvider]:
-    async with http_client(base_url=server.url, timeout=5) as http:
-        yield OpenAI(http, api_key=API_KEY, base_url=server.url, clock=SystemClock())
+    async with HttpClient(base_url=server.url, timeout=5) as http:
+        yield OpenAI(http, api_key=API_KEY, clock=SystemClock())
 
 
 @asynccontextmanager
@@ -58,7 +58,7 @@ async def ollama() -> AsyncIterator[EmbeddingProvider]:
 @asynccontextmanager
 async def _ollama(server: OllamaServer) -> AsyncIterator[EmbeddingProvider]:
     clock = SystemClock()
-    async with http_client(base_url=server.url, timeout=5) as http, sdk_client(server.url, download_timeout=5) as sdk:
+    async with HttpClient(base_url=server.url, timeout=5) as http, sdk_client(server.url, download_timeout=5) as sdk:
         models = OllamaModels(sdk, [MODEL], download_timeout=5, clock=clock, observer=Recorder())
         await models.prepare()
         yield Ollama(http, models, clock=clock)

@@ -13,7 +13,7 @@ from ai_task_processor.domain.errors import (
     ProviderThrottled,
     ProviderUnavailable,
 )
-from ai_task_processor.providers.connection import http_client
+from ai_task_processor.providers.connection import HttpClient
 from ai_task_processor.providers.mock import mock_vector
 from ai_task_processor.providers.ollama import MOMENT, WHILE_PULLED, Ollama
 from ai_task_processor.providers.ollama_models import OllamaModels, sdk_client
@@ -32,7 +32,7 @@ async def ollama(
 ) -> AsyncIterator[tuple[Ollama, OllamaModels]]:
     clock = ManualClock()
     async with (
-        http_client(base_url=server.url, timeout=silence) as http,
+        HttpClient(base_url=server.url, timeout=silence) as http,
         sdk_client(server.url, download_timeout=5.0) as sdk,
     ):
         models = OllamaModels(sdk, supported or (NOMIC,), download_timeout=5.0, clock=clock, observer=Recorder())
@@ -177,7 +177,7 @@ async def test_no_answer_may_have_been_seen(fault: Any, silence: float) -> None:
 async def test_a_refused_connection_was_never_seen() -> None:
     async with OllamaServer(models=[NOMIC]) as server, ollama(server) as (_, models):
         pass
-    async with http_client(base_url=server.url, timeout=5) as http:
+    async with HttpClient(base_url=server.url, timeout=5) as http:
         provider = Ollama(http, models, clock=ManualClock())
         with pytest.raises(ProviderUnavailable) as caught:
             await provider.embed(TEXTS, model=NOMIC, dimensions=None)

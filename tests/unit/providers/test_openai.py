@@ -15,7 +15,7 @@ from ai_task_processor.domain.errors import (
     ProviderUnavailable,
 )
 from ai_task_processor.domain.quota import Allowance, Quota
-from ai_task_processor.providers.connection import http_client
+from ai_task_processor.providers.connection import HttpClient
 from ai_task_processor.providers.mock import mock_vector
 from ai_task_processor.providers.openai import OpenAI
 from tests.fakes.openai_server import API_KEY, OpenAIServer, count_tokens, refusal
@@ -30,8 +30,8 @@ TEXTS = ("one", "two words", "drei Wörter hier")
 async def openai(
     server: OpenAIServer, *, key: str = API_KEY, silence: float = 5.0, truncate: bool = False
 ) -> AsyncIterator[OpenAI]:
-    async with http_client(base_url=server.url, timeout=silence) as http:
-        yield OpenAI(http, api_key=key, base_url=server.url, clock=ManualClock(), truncate=truncate)
+    async with HttpClient(base_url=server.url, timeout=silence) as http:
+        yield OpenAI(http, api_key=key, clock=ManualClock(), truncate=truncate)
 
 
 async def refused(answer: Answer, texts: tuple[str, ...] = TEXTS) -> ProviderError:
@@ -154,7 +154,6 @@ async def test_an_answer_that_cannot_be_read_is_unavailable(body: Any) -> None:
 async def test_each_refusal_has_its_class(answer: Answer, kind: type[ProviderError]) -> None:
     error = await refused(answer)
     assert type(error) is kind
-    assert error.__cause__ is not None
 
 
 @pytest.mark.parametrize(
@@ -293,8 +292,8 @@ async def test_an_answer_that_is_not_http_is_unavailable() -> None:
 
     async with await asyncio.start_server(talk_nonsense, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        async with http_client(base_url=url, timeout=5) as http:
-            provider = OpenAI(http, api_key=API_KEY, base_url=url, clock=ManualClock())
+        async with HttpClient(base_url=url, timeout=5) as http:
+            provider = OpenAI(http, api_key=API_KEY, clock=ManualClock())
             with pytest.raises(ProviderUnavailable):
                 await provider.embed(TEXTS, model=SMALL, dimensions=None)
 
