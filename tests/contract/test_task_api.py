@@ -1,7 +1,7 @@
 """What any Task API must do that a daemon is to work for, over HTTP: docs/task-api.md, sentence by sentence."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +16,7 @@ from ai_task_processor.server.app import create_app
 from ai_task_processor.server.credentials import Credentials
 from ai_task_processor.server.run import serve
 from ai_task_processor.server.store import open_task_store
+from tests.fakes import nest
 from tests.fakes.time import ManualClock
 
 TASKS = "/api/ai-tasks"
@@ -91,12 +92,32 @@ async def task_server() -> AsyncIterator[Api]:
         shutdown.set()
 
 
-SERVERS = {"task server": task_server}
+@asynccontextmanager
+async def nestjs(rig: Mapping[str, str]) -> AsyncIterator[Api]:
+    headers = {"Authorization": f"Bearer {rig['token']}"}
+    async with httpx2.AsyncClient(base_url=rig["url"], headers=headers) as client:
+
+        async def create(tasks: list[dict[str, Any]]) -> list[str]:
+            ids: list[str] = (await client.post("/test/tasks", json=tasks)).json()["ids"]
+            return ids
+
+        async def pass_seconds(seconds: float) -> None:
+            await client.post("/test/time", json={"seconds": seconds})
+
+        await client.post("/test/beginning")
+        yield Api(client, create, pass_seconds)
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(scope="module")
+def nest_rig() -> Iterator[Mapping[str, str]]:
+    with nest.contract_rig() as rig:
+        yield rig
+
+
+@pytest.fixture(params=["task server", "NestJS"])
 async def api(request: pytest.FixtureRequest) -> AsyncIterator[Api]:
-    async with SERVERS[request.param]() as running:
+    server = task_server() if request.param == "task server" else nestjs(request.getfixturevalue("nest_rig"))
+    async with server as running:
         yield running
 
 

@@ -65,9 +65,17 @@ export class AiTasksService {
     return isFinished(task) ? this.calledBack(task) : task;
   }
 
-  /** The same for many: each is answered as if it had come alone. */
+  /** The same for many: each is answered as if it had come alone, and those for one task in their order. */
   async reportAll(reports: unknown[]): Promise<ReportAnswer[]> {
-    return Promise.all(reports.map((report) => this.answered(report)));
+    const last = new Map<unknown, Promise<unknown>>();
+    return Promise.all(
+      reports.map((report) => {
+        const { id } = Object(report) as { id?: unknown };
+        const answer = Promise.resolve(last.get(id)).then(() => this.answered(report));
+        last.set(id, answer);
+        return answer;
+      }),
+    );
   }
 
   private async answered(given: unknown): Promise<ReportAnswer> {

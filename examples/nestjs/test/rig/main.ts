@@ -22,22 +22,28 @@ import { receiveAnswers, share, shared } from './shared';
 const PROCESSES = 2;
 const CALLBACK_SECONDS = 2;
 
-/** Every so many writes one fails; it can be repeated. */
-class FailingDocumentStore extends InMemoryDocumentStore {
-  private writes = 0;
+const WRITES_PER_PROGRESS = 100;
+
+/** Says how far it is. Every so many writes one fails; it can be repeated. */
+class WatchedDocumentStore extends InMemoryDocumentStore {
+  private attempts = 0;
+  private readonly written = new Set<string>();
 
   override async write(id: string, outcome: Pick<Document, 'embedding' | 'problem'>): Promise<void> {
-    this.writes += 1;
-    if (this.writes % Number(process.env.WRITES_PER_FAILURE ?? Infinity) === 0) {
+    this.attempts += 1;
+    if (this.attempts % Number(process.env.WRITES_PER_FAILURE ?? Infinity) === 0) {
       say({ event: 'fault', name: 'callback' });
       throw new Error('the documents cannot be written now');
     }
     await super.write(id, outcome);
+    if (!this.written.has(id) && this.written.add(id).size % WRITES_PER_PROGRESS === 0) {
+      say({ event: 'progress', documents: this.written.size });
+    }
   }
 }
 
 async function primary(): Promise<void> {
-  share({ tasks: new InMemoryAiTaskStore(), documents: new FailingDocumentStore() });
+  share({ tasks: new InMemoryAiTaskStore(), documents: new WatchedDocumentStore() });
   cluster.setupPrimary({ serialization: 'advanced' });
   const workers: Worker[] = [];
   for (let index = 0; index < PROCESSES; index += 1) {
