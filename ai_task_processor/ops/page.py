@@ -212,7 +212,9 @@ def _fails_much(hour: Minute) -> bool:
 
 
 def _share(hour: Minute) -> str:
-    return f"{100 * hour.failed / hour.settled:.1f} % of the settled" if hour.settled else "none settled"
+    if not hour.failed:
+        return "all succeeded" if hour.settled else "none settled"
+    return f"{100 * hour.failed / hour.settled:.1f} % of the settled"
 
 
 def _throughput(status: Status) -> Markup:

@@ -15,6 +15,9 @@ PACE = 1.0
 PATIENCE = 10.0
 """Seconds that a reader may leave an event unread before it counts as gone."""
 
+RETRY = 1_000
+"""Milliseconds after which a browser asks again when a stream ended or broke."""
+
 HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -45,6 +48,7 @@ class Streams:
         self.open += 1
         try:
             await response.prepare(request)
+            await response.write(f"retry: {RETRY}\n\n".encode())
             await self._send(response)
         except (ConnectionError, TimeoutError):  # the reader has left, or reads nothing
             if request.transport:

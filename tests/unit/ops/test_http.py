@@ -296,3 +296,50 @@ async def test_a_port_that_was_left_can_be_had_again() -> None:
         port = first.port
     async with make(port=port) as second:
         assert second.port == port
+
+
+# --- The status page
+
+
+async def test_the_page_is_html_that_nobody_keeps(visitor: Visitor) -> None:
+    status, text, response = await visitor.asks("GET", "/")
+    assert (status, response.content_type, response.charset) == (200, "text/html", "utf-8")
+    assert text.startswith("<!doctype html>\n")
+    assert response.headers["Cache-Control"] == "no-store"
+    assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
+    assert "starting" in text
+
+
+async def test_the_same_facts_are_there_as_json(visitor: Visitor) -> None:
+    status, text, response = await visitor.asks("GET", "/status")
+    body = json.loads(text)
+    assert (status, response.content_type, body["state"]) == (200, "application/json", "starting")
+    assert body["backlog"]["ready"] == 7
+    assert body["in_flight"] == 3
+    assert body["windows"] == [
+        {"unit": "tasks", "window": "minute", "current": 1, "limit": 20, "remaining": 19, "reset_at": BEGINNING + 60}
+    ]
+
+
+@pytest.mark.parametrize("path", ["/", "/status"])
+async def test_the_page_answers_where_the_journal_does_not(path: str) -> None:
+    async with make(counts=broken_journal) as server, aiohttp.ClientSession() as session:
+        assert (await Visitor(server, session).asks("GET", path))[0] == 200
+
+
+async def test_leaving_ends_every_stream_at_once() -> None:
+    async with make() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(2):
+            await reader.readuntil(b"data: ")
+        left_at = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - left_at < 0.5
+    await reader.read()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_the_streams_route_is_for_reading_only(visitor: Visitor) -> None:
+    for method in ("HEAD", "POST"):
+        assert (await visitor.asks(method, "/events"))[0] == 405
