@@ -31,7 +31,7 @@ LONGEST_REST = 60.0
 """Seconds without a sign of life, at most, where the interval is not longer."""
 
 SMALLEST_CHUNK = 128
-LARGEST_CHUNK = 1_000
+LARGEST_CHUNK = 256
 """Tasks offered to the journal in one statement: few statements for a page that we know already, and no step so long
 that it would hold up the others."""
 
@@ -57,7 +57,7 @@ DELIVERY_GLANCE = 0.5
 """Seconds between looks at how much is undelivered, while that is most of what a list without a limit would show."""
 
 FETCH_SHARE = 0.1
-"""The part of the time, at most, that goes into fetching long pages on which nothing is new."""
+"""The part of the time, at most, that goes into fetching long pages while we hold most of what they list."""
 
 LIMITED_PACE = 1.0
 """Seconds between polls, at least, while a rate limit and not our room says how much is asked for."""
@@ -181,7 +181,7 @@ class Intake:
         if self._wanted and not self._failures:
             return min(self._rest, WISHED_PACE)
         if self._waits_for_delivery(backlog):
-            return self._rest
+            return max(self._rest, LONGEST_REST)  # and not for ever: perhaps nothing can be delivered
         if self._more and backlog.ready <= self._settings.fetch_limit // REFILL:
             return LIMITED_PACE if room.limited else 0.0
         return self._rest
@@ -268,7 +268,7 @@ class Intake:
         self._more = page.listed >= limit and (accepted > 0 or grown)
         self._observer(Polled(listed=page.listed, accepted=accepted, left_alone=left_alone))
         interval = self._settings.interval
-        if not accepted and page.listed > self._settings.fetch_limit:
+        if page.listed > self._settings.fetch_limit:
             interval = max(interval, min(took / FETCH_SHARE, LONGEST_REST))
         self._rest_for(interval * self._random.uniform(EARLIEST, LATEST))
         return 0.0 if accepted or self._more else self._rest
