@@ -63,10 +63,10 @@ def _measured(base: str, core: int, tasks: int) -> Mapping[str, float]:
         with Group(command, core=core, folder=folder, env=env) as group:
             until_ready(group, port)
             _drained(base, group, f"count={WARM_UP}&lean")
-            before, lags = group.peak(), _lags(port)
+            before, lags, waited = group.peak(), _lags(port), group.waited()
             found = _drained(base, group, f"count={tasks}&letters={LETTERS}&whole&lean")
             after = _lags(port)
-            page = found["longest_page"] / 1024 / 1024
+            waited, page = group.waited() - waited, found["longest_page"] / 1024 / 1024
             return {
                 "page": page,
                 "before": before,
@@ -74,6 +74,7 @@ def _measured(base: str, core: int, tasks: int) -> Mapping[str, float]:
                 "fetches": found["fetches"],
                 "listed": found["listed"] / found["longest_page"],
                 "seconds": found["seconds"],
+                "waited": waited,
                 "held up": sum(after.values()) - sum(lags.values()),
                 "longest": max((bound for bound in after if after[bound] > lags.get(bound, 0)), default=0.0),
                 "too long": sum(after[bound] - lags[bound] for bound in after if bound > LONGEST_HOLD),
@@ -116,12 +117,16 @@ def _lags(port: int) -> Mapping[float, float]:
 def _lines(found: Mapping[str, float], tasks: int) -> list[str]:
     above, fetches = f"{found['above']:.0f}", f"{found['fetches']:.0f}, together {found['listed']:.1f} times the page"
     longest, often = f"below {1_000 * found['longest']:.0f}", f"{found['too long']:.0f} of {found['held up']:.0f} looks"
+    story = (
+        f"{tasks:,} tasks in one page of {found['page']:.0f} MB, on {machine()}; done in {found['seconds']:.0f} s, for "
+        f"{found['waited']:.1f} s of which it could have worked, but others had its core."
+    )
     return [
-        f"{tasks:,} tasks in one page of {found['page']:.0f} MB, on {machine()}; done in {found['seconds']:.0f} s.",
+        story,
         "",
         "| | seen | goal |",
         "|---|---|---|",
-        f"| MB of memory at most, above the page and the {found['before']:.0f} before it | {above} | {MOST_MEMORY:.0f} |",
+        f"| MB of memory at most, above the page and {found['before']:.0f} before it | {above} | {MOST_MEMORY:.0f} |",
         f"| fetches, with `HOLD_LIMIT=10000` | {fetches} | {_least(tasks):.1f} times, for so `HOLD_LIMIT` wants it |",
         f"| ms that the loop was held up, at most | {longest} | {1_000 * LONGEST_HOLD:.0f} |",
         f"| times that it was longer | {often} | 0 |",

@@ -82,6 +82,10 @@ class Group:
         """File descriptors that its living processes have open."""
         return sum(len(list((PROC / fields[-1] / "fd").iterdir())) for fields in self._members())
 
+    def waited(self) -> float:
+        """Seconds for which the main threads of its living processes could have run, but had no core."""
+        return sum(_waited(fields) for fields in self._members())
+
     def _members(self) -> Iterator[list[str]]:
         """The fields of /proc/PID/stat from the third on, and the PID at the end."""
         for file in PROC.glob("[0-9]*/stat"):
@@ -99,6 +103,13 @@ def _memory(fields: list[str], kind: str) -> float:
     except OSError:
         return 0.0
     return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(kind)), 0.0)
+
+
+def _waited(fields: list[str]) -> float:
+    try:
+        return int((PROC / fields[-1] / "schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 @contextmanager

@@ -188,6 +188,9 @@ async def test_outcomes_that_cannot_be_delivered_do_not_keep_from_polling() -> N
     await house.journal.settle(dict.fromkeys(taken, Succeeded(VECTOR, "m", "p", 1)))
     house.clock.advance(33)
     await house.intake.step()
+    assert len(house.source.limits) == 1
+    house.clock.advance(33)
+    await house.intake.step()
     assert len(house.source.limits) == 2
 
 
