@@ -20,8 +20,8 @@ from ai_task_processor.ops.address import url_here
 from ai_task_processor.ops.health import OK, Health
 from ai_task_processor.ops.lookout import Lookout
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.ops.status import as_json
 from ai_task_processor.ops.stream import Streams
+from ai_task_processor.ops.wording import as_json
 
 BACKLOG_PATIENCE = 2.0
 """Seconds that a scrape waits for the journal; a scraper gives up after ten."""

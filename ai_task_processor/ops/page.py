@@ -7,29 +7,26 @@ from importlib import resources
 from types import MappingProxyType
 
 from ai_task_processor.ops import chart
-from ai_task_processor.ops.figures import ago, clock_time, count, duration, iso, money, plural, short_count
+from ai_task_processor.ops.figures import ago, clock_time, duration, iso, plural
 from ai_task_processor.ops.health import Check
 from ai_task_processor.ops.markup import Inside, Markup, join, tag
-from ai_task_processor.ops.status import (
-    Breaker,
-    Failure,
+from ai_task_processor.ops.status import Breaker, Failure, ParkedTask, Refusal, Status, Window
+from ai_task_processor.ops.wording import (
+    CALLS,
+    Figure,
     Headline,
     Level,
-    Minute,
-    ParkedTask,
-    Refusal,
-    Status,
-    Window,
+    figures,
     headline,
+    identity,
     limit_name,
+    nothing_settled,
     readable,
+    room,
+    spending,
+    used,
+    window_level,
 )
-
-NEARLY = 0.9
-"""From this share on a limit is shown as nearly used up."""
-
-MANY = 0.2
-"""From this share on failures stand out; the alert's share."""
 
 RELOAD = 10
 """Seconds after which a browser without JavaScript asks again."""
@@ -146,14 +143,7 @@ def _title(status: Status, head: Headline) -> str:
 
 
 def _identity(status: Status) -> Markup:
-    polled = "not polled yet" if status.polled_at is None else f"polled {ago(status.polled_at, status.at)}"
-    facts = (
-        (tag("b", status.mode), " mode"),
-        f"version {status.version}",
-        f"up {duration(status.uptime)}",
-        polled,
-        status.host,
-    )
+    facts: Sequence[Inside] = ((tag("b", status.mode), " mode"), *identity(status))
     return tag(
         "div",
         tag("h1", "AI Task Processor"),
@@ -183,43 +173,18 @@ def _headline(status: Status) -> Markup:
 
 
 def _figures(status: Status) -> Markup:
-    hour, backlog = status.hour, status.backlog
-    tiles = [
-        _tile("Settled in an hour", short_count(hour.settled), f"{count(status.minutes[-1].settled)} in this minute"),
-        _tile("Failed in an hour", short_count(hour.failed), _share(hour), "bad" if _fails_much(hour) else ""),
-        _tile("In flight", short_count(status.in_flight), "with an engine now"),
-    ]
-    if backlog is None:
-        tiles += [_tile(name, "?", "the journal does not answer") for name in ("Waiting", "To deliver", "Parked")]
-    else:
-        oldest = backlog.oldest_unreported
-        waited = "all delivered" if oldest is None else f"oldest for {duration(status.at - oldest)}"
-        later = f"{count(backlog.deferred)} of them put off" if backlog.deferred else "to be taken up"
-        tiles += [
-            _tile("Waiting", short_count(backlog.ready + backlog.deferred), later),
-            _tile("To deliver", short_count(backlog.unreported), waited),
-            _tile("Parked", short_count(backlog.parked), "for an operator", "attention" if backlog.parked else ""),
-        ]
+    tiles = [_tile(figure) for figure in figures(status)]
     return tag("section", tag("dl", tiles), id_="figures", class_="figures", aria_label="Figures of this moment")
 
 
-def _tile(name: str, figure: str, note: str, level: str = "") -> Markup:
-    return tag("div", tag("dt", name), tag("dd", tag("strong", figure, class_=level or None), tag("small", note)))
-
-
-def _fails_much(hour: Minute) -> bool:
-    return hour.failed > MANY * hour.settled
-
-
-def _share(hour: Minute) -> str:
-    if not hour.failed:
-        return "all succeeded" if hour.settled else "none settled"
-    return f"{100 * hour.failed / hour.settled:.1f} % of the settled"
+def _tile(figure: Figure) -> Markup:
+    number = tag("strong", figure.number, class_=figure.level)
+    return tag("div", tag("dt", figure.name), tag("dd", number, tag("small", figure.note)))
 
 
 def _throughput(status: Status) -> Markup:
     if not status.hour.settled:
-        return _section("throughput", "Last hour", _nothing_settled(status))
+        return _section("throughput", "Last hour", _empty(nothing_settled(status)))
     legend = tag(
         "p",
         tag("span", "succeeded", class_="succeeded"),
@@ -230,13 +195,6 @@ def _throughput(status: Status) -> Markup:
     )
     numbers = tag("details", tag("summary", "In numbers"), chart.table(status.minutes))
     return _section("throughput", "Last hour", legend, chart.chart(status.minutes), numbers)
-
-
-def _nothing_settled(status: Status) -> Markup:
-    if status.polled_at is None:
-        why = next((check.detail for name, check in status.checks.items() if not check.ok and name != "running"), "")
-        return _empty(f"Nothing has been fetched yet: {why}." if why else "Nothing has been fetched yet.")
-    return _empty(f"Nothing was settled in the last hour. The last poll was {ago(status.polled_at, status.at)}.")
 
 
 def _checks(status: Status) -> Markup:
@@ -258,8 +216,6 @@ def _limits(status: Status) -> Markup:
 
 
 def _window(window: Window, status: Status) -> Markup:
-    level = "bad" if window.is_full else "attention" if window.share >= NEARLY else "good"
-    shown = money if window.unit == "cost" else short_count
     bar = tag(
         "svg",
         tag("rect", class_="track", width="100%", height="100%", rx=4),
@@ -267,18 +223,15 @@ def _window(window: Window, status: Status) -> Markup:
         class_="bar",
         aria_hidden="true",
     )
+    current, limit = used(window)
     name = tag("span", limit_name(window).capitalize(), class_="name")
-    used = tag("span", tag("b", shown(window.current)), f" of {shown(window.limit)}", class_="used")
-    return tag("li", name, used, bar, tag("small", _room(window, status)), class_=f"window {level}")
+    figure = tag("span", tag("b", current), f" of {limit}", class_="used")
+    note = tag("small", room(window, status.limits_strategy), _until(window.reset_at, status.at))
+    return tag("li", name, figure, bar, note, class_=f"window {window_level(window)}")
 
 
-def _room(window: Window, status: Status) -> Inside:
-    shown = money if window.unit == "cost" else short_count
-    left = "used up" if window.is_full else f"{shown(window.remaining)} left"
-    if window.reset_at is None:
-        return left
-    begins = {"rolling": "room again" if window.is_full else "more room"}.get(status.limits_strategy, "anew")
-    return f"{left}, {begins} ", _moment(window.reset_at, f"in {duration(window.reset_at - status.at)}")
+def _until(moment: float | None, now: float) -> Inside:
+    return None if moment is None else (" ", _moment(moment, f"in {duration(moment - now)}"))
 
 
 def _breakers(status: Status) -> Markup:
@@ -291,30 +244,21 @@ def _breakers(status: Status) -> Markup:
 def _breaker(breaker: Breaker, status: Status) -> Markup:
     since = _moment(breaker.since, duration(status.at - breaker.since))
     levels: Mapping[str, Level] = {"closed": "good", "open": "bad"}
-    meaning = {"closed": "calls pass", "open": "calls are kept away", "half_open": "one call tries"}
-    detail: Inside = (readable(breaker.state), ", ", meaning.get(breaker.state, ""), ", for ", since)
+    detail: Inside = (readable(breaker.state), ", ", CALLS.get(breaker.state, ""), ", for ", since)
     reason = f": {breaker.reason}" if breaker.reason and breaker.state != "closed" else ""
     return _row(levels.get(breaker.state, "attention"), "", readable(breaker.name), (detail, reason))
 
 
 def _refusal(refusal: Refusal, status: Status) -> Markup:
-    again = _moment(refusal.until, f"in {duration(refusal.until - status.at)}")
-    return _row("bad", "", refusal.provider, ("paused, tried again ", again, f": {refusal.reason}"))
+    detail = ("paused, tried again", _until(refusal.until, status.at), f": {refusal.reason}")
+    return _row("bad", "", refusal.provider, detail)
 
 
 def _spending(status: Status) -> Markup:
-    hour, total = status.hour, status.total
-    rows = (
-        ("Money", money(hour.cost), money(total.cost)),
-        ("Tokens", short_count(hour.tokens), short_count(total.tokens)),
-        ("Succeeded", short_count(hour.succeeded), short_count(total.succeeded)),
-        ("Failed", short_count(hour.failed), short_count(total.failed)),
-        ("Put off", short_count(hour.deferred), short_count(total.deferred)),
-    )
     headings = [tag("th", words, scope="col") for words in ("Last hour", "Since the start")]
     head = tag("thead", tag("tr", tag("td"), headings))
-    body = tag("tbody", [tag("tr", tag("th", name, scope="row"), *map(_cell, cells)) for name, *cells in rows])
-    return _section("spending", "Money and work", tag("table", head, body, class_="numbers"))
+    rows = [tag("tr", tag("th", name, scope="row"), *map(_cell, cells)) for name, *cells in spending(status)]
+    return _section("spending", "Money and work", tag("table", head, tag("tbody", rows), class_="numbers"))
 
 
 def _cell(inside: Inside) -> Markup:

@@ -1,20 +1,15 @@
 """How the daemon is, as one value: what a person on call asks first."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ai_task_processor.domain.amount import Unit
 from ai_task_processor.domain.ports import Backlog
-from ai_task_processor.ops.figures import duration, plural
 from ai_task_processor.ops.health import Check
 
 Phase: TypeAlias = Literal["starting", "running", "stopping"]
 State: TypeAlias = Literal["starting", "ready", "not_ready", "paused", "stopping"]
-Level: TypeAlias = Literal["good", "attention", "bad", "resting"]
-
-UNDELIVERED_TOO_LONG = 900.0
-"""Seconds after which a result that waits for delivery is worth a look; the alert's patience."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,95 +148,6 @@ class Status:
         if not self.is_ready:
             return "not_ready"
         return "paused" if self.paused else "ready"
-
-
-def as_json(status: Status) -> dict[str, object]:
-    """The same for machines, with what follows from it: ``state``, ``level`` and ``worries``."""
-    head = headline(status)
-    return {"state": status.state, "level": head.level, "worries": head.worries} | asdict(status)
-
-
-@dataclass(frozen=True, slots=True)
-class Headline:
-    """The answer to the first question, in a word or two and a sentence; ``worries`` are what is worth a look."""
-
-    level: Level
-    title: str
-    sentence: str
-    worries: tuple[str, ...] = ()
-
-
-def headline(status: Status) -> Headline:
-    """How the daemon is, for somebody who has five seconds."""
-    worries = tuple(_worries(status))
-    if not status.alive:
-        return Headline(
-            "bad", "Not alive", "No poll was attempted when one was due: a supervisor restarts it.", worries
-        )
-    if status.state == "not_ready":
-        return Headline("bad", "Not ready", f"It waits for: {_failing(status)}. Nothing is lost meanwhile.", worries)
-    if status.state == "ready":
-        level: Level = "attention" if worries else "good"
-        return Headline(level, "Ready, with something to look at" if worries else "Ready", _doing(status), worries)
-    return Headline("resting", *_RESTING[status.state], worries)
-
-
-_RESTING: Mapping[State, tuple[str, str]] = {
-    "starting": ("Starting", "What is needed is being opened; nothing runs yet."),
-    "stopping": ("Stopping", "Nothing new is taken; what is held is finished and delivered first."),
-    "paused": ("Paused", "Nothing new is taken until somebody resumes it; what is held is finished."),
-}
-
-
-def _failing(status: Status) -> str:
-    return " and ".join(readable(name) for name, check in status.checks.items() if not check.ok)
-
-
-def _doing(status: Status) -> str:
-    if status.in_flight:
-        return f"At work on {plural(status.in_flight, 'task')}."
-    if full := [one for one in status.windows if one.is_full]:
-        return f"Waits until there is room: {limit_name(full[0])} are used up."
-    if status.backlog and status.backlog.ready:
-        return f"{plural(status.backlog.ready, 'task')} to be taken up."
-    if status.backlog and status.backlog.deferred:
-        return f"{plural(status.backlog.deferred, 'task')} put off until later, nothing to do before that."
-    return "Nothing to do at the moment."
-
-
-def _worries(status: Status) -> Iterator[str]:
-    if status.backlog is None:
-        yield "The journal does not answer in time: what waits is not known."
-    else:
-        yield from _of_backlog(status.backlog, status.at)
-    if status.paused and status.state != "paused":
-        yield "It is paused: nothing new is taken until somebody resumes it."
-    for refusal in status.refusals:
-        yield f"{refusal.provider} is paused: {refusal.reason}"
-    for breaker in status.breakers:
-        if breaker.state != "closed":
-            yield f"The circuit breaker of {readable(breaker.name)} is {readable(breaker.state)}: {breaker.reason}"
-    for window in status.windows:
-        if window.is_full:
-            yield f"Used up: {limit_name(window)}; tasks wait and none fails."
-
-
-def _of_backlog(backlog: Backlog, now: float) -> Iterator[str]:
-    if backlog.parked:
-        yield f"{plural(backlog.parked, 'result')} parked: the Task API refuses them, or they are damaged."
-    waited = 0.0 if backlog.oldest_unreported is None else now - backlog.oldest_unreported
-    if waited > UNDELIVERED_TOO_LONG:
-        yield f"A result has been waiting for delivery for {duration(waited)}."
-
-
-def limit_name(window: Window) -> str:
-    """``tasks per minute``; money is what it is."""
-    return f"{'money' if window.unit == 'cost' else window.unit} per {window.window}"
-
-
-def readable(name: str) -> str:
-    """A name as it stands in a sentence."""
-    return {"task_api": "Task API", "half_open": "half-open"}.get(name, name)
 
 
 def busiest(minutes: Sequence[Minute]) -> int:

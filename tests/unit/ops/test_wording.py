@@ -5,7 +5,8 @@ import pytest
 
 from ai_task_processor.domain.ports import Backlog
 from ai_task_processor.ops.health import Check
-from ai_task_processor.ops.status import Headline, Status, Window, as_json, headline
+from ai_task_processor.ops.status import Status, Window
+from ai_task_processor.ops.wording import Headline, as_json, headline
 from tests.fakes.status import CHECKS, FRESH, PAUSED, SAMPLES, TROUBLED, WELL
 from tests.fakes.time import BEGINNING
 
