@@ -58,7 +58,7 @@ class Lot:
 
     def report(self) -> dict[str, object]:
         """What was measured; every body that came is compared with what it should be."""
-        waits = sorted(at - self.created_at for at in self.patched_at.values())
+        waits = sorted(at - self.created_at for at in self.patched_at.values()) or [0.0]
         last = max(self.patched_at.values(), default=0.0)
         return {
             "tasks": self.count,

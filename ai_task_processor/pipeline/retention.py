@@ -4,7 +4,11 @@ from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.ports import Journal
 
 ROUND = 600.0
-"""Seconds between two rounds."""
+SHORTEST_ROUND = 1.0
+"""Bounds of the seconds between two rounds."""
+
+SHARE = 0.1
+"""The part of the time for which a task is to be remembered that it may be remembered longer."""
 
 
 class Retention:
@@ -18,4 +22,4 @@ class Retention:
     async def step(self) -> float:
         """Forget once; answer how long to rest."""
         await self._journal.forget(self._clock.now() - self._seconds)
-        return ROUND
+        return max(SHORTEST_ROUND, min(ROUND, self._seconds * SHARE))
