@@ -26,7 +26,7 @@ from ai_task_processor.settings import Settings
 from ai_task_processor.wiring.engines import Bench, Job, MakeEngine, combined, engine_names, make_engine, measure
 from ai_task_processor.wiring.flow import Parts, make_pipeline
 from ai_task_processor.wiring.operation import facts, make_watchers, serve_operation, warnings
-from ai_task_processor.wiring.state import State, memory_of, open_state
+from ai_task_processor.wiring.state import State, memory_of, open_state, worker_name
 from ai_task_processor.wiring.task_api import open_task_api, open_wire
 
 GLANCE = 10.0
@@ -134,8 +134,8 @@ async def open_app(
         engines = {name: world.engine(bench, name) for name in engine_names(settings)}
         provider = await combined(bench, engines, limiter, await memory_of(state, settings))
         processors = {kind: make(bench, provider) for kind, make in world.processors.items()}
-        source, reporter = open_task_api(bench, world.wire)
-        parts = Parts(state, limiter, processors, source, reporter, gate)
+        api = open_task_api(bench, world.wire, await worker_name(state))
+        parts = Parts(state, limiter, processors, api.source, api.leases, api.reporter, gate)
         pipeline, poll_now = make_pipeline(bench, parts, glance=world.glance)
         background = [*(engine.keep for engine in engines.values() if engine.keep), *state.keep, limiter.watch]
         if world.watches:

@@ -3,9 +3,10 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ai_task_processor.domain.amount import ONE_TASK, Amount, Unit
+from ai_task_processor.domain.errors import NotNow, TaskApiError
 from ai_task_processor.domain.events import Event
 from ai_task_processor.domain.outcome import Outcome, Settled
 from ai_task_processor.domain.quota import Quota
@@ -18,10 +19,18 @@ from ai_task_processor.domain.work import Batch, Rejection, Work
 class TaskSource(Protocol):
     """Where tasks come from."""
 
-    async def fetch(self, limit: int, *, most: int | None = None, types: Collection[str] | None = None) -> Page:
+    async def fetch(
+        self,
+        limit: int,
+        *,
+        new: int | None = None,
+        most: int | None = None,
+        types: Collection[str] | None = None,
+    ) -> Page:
         """Ask for at most ``limit`` pending tasks; the answer may list more, for some servers ignore the limit.
 
-        Of what is listed only the ``most`` most urgent tasks of these ``types`` are kept; None is all.
+        An API that gives each task away once is asked for ``new`` of them instead: those that there is room for. Of
+        what is listed only the ``most`` most urgent tasks of these ``types`` are kept; None is all.
 
         Raises TaskApiUnavailable, TaskApiRejected, AuthenticationFailed or BreakerOpen.
         """
@@ -51,6 +60,10 @@ class Receipt(Enum):
     CONFLICT = "conflict"
 
 
+Verdict: TypeAlias = Receipt | TaskApiError | NotNow
+"""How a delivery ended: with a receipt, or with the reason why there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """An outcome that waits for delivery: ``attempts`` counts the deliveries that failed so far.
@@ -69,10 +82,14 @@ class Entry:
 class Reporter(Protocol):
     """Where outcomes go; every method is safe to repeat with the same values."""
 
-    async def report(self, entry: Entry) -> Receipt:
-        """Deliver one outcome.
+    async def at_once(self) -> int:
+        """How many outcomes are worth delivering together; 1 where each is a request of its own."""
+        ...
 
-        Raises TaskApiRejected (park it), TaskApiUnavailable (keep it, its own backoff), AuthenticationFailed or
+    async def report(self, entries: Sequence[Entry]) -> Sequence[Verdict]:
+        """Deliver outcomes; for each, in order, the receipt or why there is none.
+
+        That is TaskApiRejected (park it), TaskApiUnavailable (keep it, its own backoff), AuthenticationFailed or
         BreakerOpen (keep everything).
         """
         ...
@@ -80,7 +97,7 @@ class Reporter(Protocol):
     async def announce(self, task: Task) -> Receipt:
         """Tell the Task API that work on ``task`` begins; anything but TAKEN means that it is not ours to do.
 
-        Raises as :meth:`report`.
+        Raises what :meth:`report` answers.
         """
         ...
 

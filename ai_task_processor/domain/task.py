@@ -41,11 +41,13 @@ class Page:
     types were wanted, the most urgent of them.
     ``listed`` is how many entries the answer had; ``unusable`` holds one short reason for each entry that has no
     usable id and is therefore left alone. ``foreign`` counts the tasks of types that were not wanted.
+    With ``claimed`` the API has given them to us alone for a while, and lists none of them again until then.
     """
 
     tasks: tuple[Task, ...]
     listed: int
     unusable: tuple[str, ...] = ()
+    claimed: bool = False
     foreign: Mapping[str, int] = field(default_factory=dict)
 
 

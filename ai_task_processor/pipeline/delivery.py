@@ -4,12 +4,13 @@ import asyncio
 import math
 import random
 from collections import deque
+from collections.abc import Iterable, Sequence
 
 from ai_task_processor.domain.clock import Clock
-from ai_task_processor.domain.errors import AuthenticationFailed, NotNow, TaskApiRejected, TaskApiUnavailable
+from ai_task_processor.domain.errors import AuthenticationFailed, NotNow, TaskApiError, TaskApiUnavailable
 from ai_task_processor.domain.events import DeliveryHalted, Parked, Reported, ReportPostponed
 from ai_task_processor.domain.outcome import Succeeded
-from ai_task_processor.domain.ports import Entry, Journal, Observer, Receipt, Reporter
+from ai_task_processor.domain.ports import Entry, Journal, Observer, Receipt, Reporter, Verdict
 
 CHUNK = 64
 """Outcomes taken from the journal at once."""
@@ -58,7 +59,7 @@ class Delivery:
         self._kept_out = 0
 
     async def step(self) -> float:
-        """Deliver one outcome; answer 0, or how long there will be nothing to deliver.
+        """Deliver one outcome, or several at once; answer 0, or how long there will be nothing to deliver.
 
         After a halt one lane tries whether it is over, and the others wait for what it learns.
         """
@@ -78,21 +79,40 @@ class Delivery:
         return PROBE_FLOOR if remaining <= 0 and self._halted and self._probing else remaining
 
     async def _deliver_next(self) -> float:
-        entry = await self._next()
-        if entry is None:
+        entries = await self._next()
+        if not entries:
             async with self._acknowledging:  # a lane that rests leaves nothing to be written down
                 await self._write_down()
             return math.inf if self._next_at is None else max(0.0, self._next_at - self._clock.now())
-        await self._deliver(entry)
+        await self._deliver(entries)
         return 0.0
 
-    async def _next(self) -> Entry | None:
-        """The next outcome; many lanes that ask together for what is not there cost one look or two."""
+    async def _next(self) -> Sequence[Entry]:
+        """What is next to be delivered; nothing where there is nothing."""
+        company: Sequence[Entry] = ()
+        while not company and await self._has_taken():
+            company = self._company(1 if self._halted else await self._reporter.at_once())
+        return company
+
+    async def _has_taken(self) -> bool:
+        """Take outcomes if need be; many lanes that ask together for what is not there cost one look or two."""
         asked_at = self._looks
         async with self._taking:
             if not self._taken and self._exhausted <= asked_at:  # later looks began after we asked: they speak for us
                 await self._look()
-            return self._taken.popleft() if self._taken else None
+            return bool(self._taken)
+
+    def _company(self, most: int) -> Sequence[Entry]:
+        """Outcomes that travel together: the next one, and others unless it has failed before.
+
+        One of them may be the reason why a whole request failed: no other is to fail with it twice.
+        """
+        company: list[Entry] = []
+        while (
+            self._taken and len(company) < most and not (company and (company[0].attempts or self._taken[0].attempts))
+        ):
+            company.append(self._taken.popleft())
+        return company
 
     async def _look(self) -> None:
         self._looks += 1
@@ -102,40 +122,43 @@ class Delivery:
             self._next_at = await self._journal.next_unreported()
             self._exhausted = self._looks
 
-    async def _deliver(self, entry: Entry) -> None:
-        try:
-            receipt = await self._report(entry)
-        except TaskApiRejected as error:
-            await self._park(entry, str(error))
-        except TaskApiUnavailable as error:
-            if error.keyless:
-                self._hold(entry, self._clock.now() + max(error.retry_after or 0.0, FIRST_BACKOFF), str(error))
-            else:
-                await self._postpone(entry, error)
-        except AuthenticationFailed as error:
-            await self._keep_out(entry, str(error))
-        except NotNow as error:
-            self._hold(entry, error.until, str(error))
-        else:
-            self._kept_out = 0
-            self._halted = False
-            await self._acknowledge(entry, receipt)
+    async def _deliver(self, entries: Sequence[Entry]) -> None:
+        """Report these, and do what follows for each; what was taken first, for it ends a halt."""
+        verdicts = list(zip(entries, await self._report(entries), strict=True))
+        await self._acknowledge([(entry, verdict) for entry, verdict in verdicts if isinstance(verdict, Receipt)])
+        for error, company in _by_error(verdicts):
+            match error:
+                case TaskApiUnavailable(keyless=True):
+                    rest = max(error.retry_after or 0.0, FIRST_BACKOFF)
+                    self._hold(company, self._clock.now() + rest, str(error))
+                case TaskApiUnavailable():
+                    await self._postpone(company, error)
+                case AuthenticationFailed():
+                    await self._keep_out(company, str(error))
+                case NotNow():
+                    self._hold(company, error.until, str(error))
+                case _:
+                    await self._park(company, str(error))
 
-    async def _report(self, entry: Entry) -> Receipt:
+    async def _report(self, entries: Sequence[Entry]) -> Sequence[Verdict]:
         self._sending += 1
         try:
-            return await self._reporter.report(entry)
+            return await self._reporter.report(entries)
         finally:
             self._sending -= 1
             if not self._sending:
                 self._enough.set()
 
-    async def _acknowledge(self, entry: Entry, receipt: Receipt) -> None:
-        """Have it written down that the entry is reported.
+    async def _acknowledge(self, taken: Sequence[tuple[Entry, Receipt]]) -> None:
+        """Have it written down that these are reported.
 
         One lane writes for all, while the others deliver on; they wait for it where it does not keep up.
         """
-        self._acknowledged.append((entry, receipt))
+        if not taken:
+            return
+        self._kept_out = 0
+        self._halted = False
+        self._acknowledged += taken
         if len(self._acknowledged) >= COMPANY:
             self._enough.set()
         if not self._acknowledging.locked() or len(self._acknowledged) >= CHUNK:
@@ -162,36 +185,38 @@ class Delivery:
         except TimeoutError:
             return
 
-    async def _park(self, entry: Entry, reason: str) -> None:
+    async def _park(self, entries: Sequence[Entry], reason: str) -> None:
         self._halted = False
-        await self._journal.park(entry.task_id, reason)
-        self._observer(Parked(task_id=entry.task_id, correlation_id=entry.correlation_id, reason=reason))
+        for entry in entries:
+            await self._journal.park(entry.task_id, reason)
+            self._observer(Parked(task_id=entry.task_id, correlation_id=entry.correlation_id, reason=reason))
 
-    def _hold(self, entry: Entry, until: float, reason: str) -> None:
-        """Keep this outcome in hand, for what is in the way is in the way of all of them."""
-        self._taken.appendleft(entry)
+    def _hold(self, entries: Sequence[Entry], until: float, reason: str) -> None:
+        """Keep these outcomes in hand, for what is in the way is in the way of all of them."""
+        self._taken.extendleft(reversed(entries))
         self._rest_until(until, reason)
 
-    async def _postpone(self, entry: Entry, error: TaskApiUnavailable) -> None:
-        """Try this outcome again later; a wish of the API to wait holds for the others too."""
+    async def _postpone(self, entries: Sequence[Entry], error: TaskApiUnavailable) -> None:
+        """Try these outcomes again later; a wish of the API to wait holds for the others too."""
         wished = min(error.retry_after or 0.0, LONGEST_WISH)
         if wished:
             self._rest_until(self._clock.now() + wished, str(error))
         else:
             self._halted = False
-        await self._try_later(entry, max(wished, self._backoff(entry.attempts)), str(error))
+        await self._try_later(entries, max(wished, self._backoff(entries[0].attempts)), str(error))
 
-    async def _keep_out(self, entry: Entry, reason: str) -> None:
-        """Try this outcome again slowly; where the one before it was not let in either, it is not this one's fault."""
+    async def _keep_out(self, entries: Sequence[Entry], reason: str) -> None:
+        """Try these again slowly; where what came before them was not let in either, it is not their fault."""
         self._kept_out += 1
         if self._kept_out > 1:
             self._rest_until(self._clock.now() + AUTHENTICATION_REST, reason)
-        await self._try_later(entry, max(AUTHENTICATION_REST, self._backoff(entry.attempts)), reason)
+        await self._try_later(entries, max(AUTHENTICATION_REST, self._backoff(entries[0].attempts)), reason)
 
-    async def _try_later(self, entry: Entry, seconds: float, reason: str) -> None:
+    async def _try_later(self, entries: Sequence[Entry], seconds: float, reason: str) -> None:
         until = self._clock.now() + seconds
-        await self._journal.postpone([entry.task_id], until)
-        self._observer(ReportPostponed(entry.task_id, entry.correlation_id, until=until, reason=reason))
+        await self._journal.postpone([entry.task_id for entry in entries], until)
+        for entry in entries:
+            self._observer(ReportPostponed(entry.task_id, entry.correlation_id, until=until, reason=reason))
 
     def _backoff(self, attempts: int) -> float:
         return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempts, 20)) * self._random.uniform(0.5, 1.0)
@@ -202,6 +227,16 @@ class Delivery:
             self._observer(DeliveryHalted(until=until, reason=reason))
         self._halted = True
         self._halted_until = max(self._halted_until, until)
+
+
+def _by_error(verdicts: Iterable[tuple[Entry, Verdict]]) -> Iterable[tuple[TaskApiError | NotNow, Sequence[Entry]]]:
+    """The outcomes that were not taken, by the reason; one reason for all is one error."""
+    found: dict[str, tuple[TaskApiError | NotNow, list[Entry]]] = {}
+    for entry, verdict in verdicts:
+        if not isinstance(verdict, Receipt):
+            key = f"{type(verdict).__name__} {verdict}"
+            found.setdefault(key, (verdict, []))[1].append(entry)
+    return found.values()
 
 
 def _reported(entry: Entry, receipt: Receipt, now: float) -> Reported:

@@ -118,6 +118,7 @@ class Intake:
         self._rest = 0.0
         self._more = False
         self._limit_ignored = False
+        self._claims = False  # whether the last page held tasks that are ours alone
         self._left_alone = 0
         self._keys: dict[str, str] = {}  # the batch keys of the last page, most of which comes again
         self._granted, self._refused = 0, sys.maxsize  # limits: the largest that was answered, the least that was not
@@ -163,10 +164,13 @@ class Intake:
         return await self._poll(room, backlog)
 
     def _room(self, backlog: Backlog) -> Room:
-        """Deferred and undelivered tasks take room within the outer bound only, so that they cannot starve the rest."""
+        """Deferred and undelivered tasks take room within the outer bound only, so that they cannot starve the rest.
+
+        Nobody else can do what we have claimed: then no more waits here than one fetch brings.
+        """
         within_bound = HELD_BOUND * self._settings.hold_limit - backlog.listed_again
         keep = min(self._settings.hold_limit - backlog.ready - backlog.claimed, within_bound)
-        ask = min(keep, self._settings.fetch_limit)
+        ask = min(keep, self._settings.fetch_limit - (backlog.ready if self._claims else 0))
         headroom = self._limiter.headroom()
         could_be_sent = min(headroom.tasks, headroom.tokens) - backlog.ready  # no text has less than a token
         return Room(keep, ask) if could_be_sent >= ask else Room(keep, could_be_sent, limited=True)
@@ -193,21 +197,22 @@ class Intake:
     async def _poll(self, room: Room, backlog: Backlog) -> float:
         self._wanted = False
         limit = min(room.ask + backlog.listed_again + self._left_alone, self._cap)
+        new = min(room.ask, self._cap)
         mark = await self._journal.mark()
         began = self._clock.monotonic()
         most = self._settings.hold_limit + backlog.listed_again
         try:
-            page = await self._source.fetch(limit, most=most, types=self._types)
+            page = await self._source.fetch(limit, new=new, most=most, types=self._types)
         except (TaskApiError, NotNow) as error:
             if isinstance(error, TaskApiRejected):
-                self._learn_refusal(limit)
+                self._learn_refusal(new if self._claims else limit)
             rest = self._after_failure(error)
             if self._turn and self._cut_off(error):
                 await self._turn.pass_on()
             return rest
         took = self._clock.monotonic() - began
         accepted = await self._accept(page.tasks, room.keep, mark)
-        return self._after_page(page, limit, accepted, took)
+        return self._after_page(page, new if page.claimed else limit, accepted, took)
 
     def _cut_off(self, error: TaskApiError | NotNow) -> bool:
         """Whether the way to the Task API seems closed, so that another replica may find it open.
@@ -261,7 +266,8 @@ class Intake:
     def _after_page(self, page: Page, limit: int, accepted: int, took: float) -> float:
         left_alone = self._tell_left_alone(page)
         grown = left_alone > self._left_alone
-        self._left_alone = left_alone
+        self._left_alone = 0 if page.claimed else left_alone
+        self._claims = page.claimed
         self._failures = 0
         self._granted = max(self._granted, limit)
         self._limit_ignored = page.listed > limit

@@ -23,6 +23,7 @@ _NOT_NOW = frozenset({408, 425, 429})
 _NOT_LET_IN = frozenset({401, 403})
 _GONE = frozenset({404, 410})
 _GATEWAY = frozenset({502, 503, 504})
+_NO_ROUTE = frozenset({404, 405, 410, 501})
 _NO_SUCH_ROUTE = (b"Cannot PATCH ", b"default backend")
 
 CHECK_URL = "check API_BASE_URL"
@@ -30,6 +31,14 @@ CHECK_URL = "check API_BASE_URL"
 
 class Unreachable(TaskApiUnavailable):
     """Nobody answered, or something that stands before the API: what counts for the API's breaker."""
+
+
+class RouteMissing(TaskApiError):
+    """The Task API has not got this optional route."""
+
+
+class TooLarge(TaskApiRejected):
+    """More was sent at once than the Task API takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,49 @@ def receipt_of(answer: Answer) -> Receipt:
     if answer.status == HTTPStatus.CONFLICT:
         return Receipt.CONFLICT
     raise _patch_error(answer)
+
+
+def body_of(answer: Answer) -> Body:
+    """The body of an optional route's answer; raises RouteMissing where there is no such route any more."""
+    if answer.status in _NO_ROUTE:
+        raise _missing(answer)
+    if answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        raise TooLarge(f"the Task API refuses it (HTTP {answer.status}{_excerpt(answer)})")
+    if not is_success(answer.status):
+        raise _patch_error(answer)
+    if answer.incomplete:
+        raise Unreachable(f"the answer {answer.incomplete}")
+    if answer.is_web_page:
+        raise Unreachable(f"a web page came where JSON was expected: {CHECK_URL}")
+    return answer.body
+
+
+def found_by(is_right: Callable[[Body], bool]) -> Callable[[Answer], None]:
+    """What judges the answer to the question whether an optional route is there, which has a body that ``is_right``.
+
+    Whatever an API without it makes of a route that it does not know, by its guard or by a catch-all, means no. Only
+    who asks for patience is to be asked again.
+    """
+
+    def judge(answer: Answer) -> None:
+        if answer.status in _NOT_NOW | _GATEWAY or answer.retry_after is not None:
+            raise _patch_error(answer)
+        if not is_success(answer.status) or answer.incomplete or not is_right(answer.body):
+            raise _missing(answer)
+
+    return judge
+
+
+def _missing(answer: Answer) -> RouteMissing:
+    return RouteMissing(f"there is no such route (HTTP {answer.status}{_excerpt(answer)})")
+
+
+def verdict_of(status: int, words: str) -> Receipt | TaskApiError:
+    """What became of one result among many: what :func:`receipt_of` answers, or the error that it raises."""
+    try:
+        return receipt_of(Answer(status, orjson.dumps({"message": words})))
+    except TaskApiError as error:
+        return error
 
 
 def retry_after(value: str | None, now: float) -> float | None:

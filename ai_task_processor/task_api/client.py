@@ -15,11 +15,30 @@ from ai_task_processor import __version__
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.ports import Observer, Receipt
 from ai_task_processor.resilience.breaker import Breaker
-from ai_task_processor.task_api.answers import Answer, Unreachable, is_success, page_of, receipt_of, retry_after
+from ai_task_processor.task_api.answers import (
+    Answer,
+    Unreachable,
+    body_of,
+    found_by,
+    is_success,
+    page_of,
+    receipt_of,
+    retry_after,
+)
 from ai_task_processor.task_api.auth import TokenAuth
 from ai_task_processor.task_api.exchange import Body, NoAnswer, Pool, Reply, Request, encoded, exchange_over
 from ai_task_processor.task_api.observed import ObservedExchange
-from ai_task_processor.task_api.wire import CORRELATION_ID, PENDING_PATH, TASK_PATH
+from ai_task_processor.task_api.wire import (
+    CLAIM_PATH,
+    CORRELATION_ID,
+    PENDING_PATH,
+    TASK_PATH,
+    TASKS_PATH,
+    claim_body,
+    lists_tasks,
+    lists_verdicts,
+    results_body,
+)
 
 T = TypeVar("T")
 
@@ -30,6 +49,9 @@ LARGEST_RECEIPT = 1024 * 1024
 HEADERS = {"User-Agent": f"ai-task-processor/{__version__}", "Accept": "application/json"}
 
 BODY_HEADERS = HEADERS | {"Content-Type": "application/json"}
+
+NOBODY = "nobody"
+"""The worker that asks whether tasks can be claimed, and claims none."""
 
 PAGE_PATIENCE = 10
 """How many request timeouts a whole page may take, as long as something comes within each of them."""
@@ -111,6 +133,26 @@ class TaskApiClient:
 
         return await self._guarded(send)
 
+    async def claim(self, body: bytes) -> Body:
+        """The body of the list of tasks that are ours alone from now on.
+
+        Raises RouteMissing where the API has no such route, else as :meth:`pending`.
+        """
+        return await self._post_claim(body, body_of)
+
+    async def find_claim(self) -> None:
+        """See that tasks can be claimed, by claiming none; raises as :meth:`claim`."""
+        await self._post_claim(claim_body(0, worker=NOBODY, lease_seconds=1), found_by(lists_tasks))
+
+    async def patch_all(self, body: bytes) -> Body:
+        """Send the states of many tasks, and answer what the API says of each; raises as :meth:`claim`, or TooLarge."""
+        said = await self._patch_tasks(body, body_of)
+        return self._auth.without_secrets(said.decode("utf-8", "replace")).encode()
+
+    async def find_bulk(self) -> None:
+        """See that many results can be sent at once, by sending none; raises as :meth:`claim`."""
+        await self._patch_tasks(results_body(()), found_by(lists_verdicts))
+
     async def aclose(self) -> None:
         """Close both clients and the transport."""
         await self._auth.aclose()
@@ -123,6 +165,34 @@ class TaskApiClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    async def _post_claim(self, body: bytes, judge: Callable[[Answer], T]) -> T:
+        def request(token: str) -> Request:
+            return Request(
+                "POST",
+                self._base_url + CLAIM_PATH,
+                headers | {"Authorization": f"Bearer {token}"},
+                body,
+                most=self._largest_page,
+                step_seconds=self._timeout,
+            )
+
+        async def claim() -> T:
+            return judge(await self._ask(request, CLAIM_PATH, seconds=PAGE_PATIENCE * self._timeout))
+
+        headers = BODY_HEADERS | {"X-Correlation-ID": secrets.token_hex(8)}
+        return await self._guarded(claim)
+
+    async def _patch_tasks(self, body: bytes, judge: Callable[[Answer], T]) -> T:
+        def request(token: str) -> Request:
+            signed = headers | {"Authorization": f"Bearer {token}"}
+            return Request("PATCH", self._base_url + TASKS_PATH, signed, body, most=LARGEST_RECEIPT)
+
+        async def send() -> T:
+            return judge(await self._ask(request, TASKS_PATH, seconds=self._timeout))
+
+        headers = BODY_HEADERS | {"X-Correlation-ID": secrets.token_hex(8)}
+        return await self._guarded(send)
 
     async def _guarded(self, function: Callable[[], Awaitable[T]]) -> T:
         await self._auth.token()

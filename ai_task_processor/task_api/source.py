@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Collection
+from dataclasses import replace
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.task import Page
 from ai_task_processor.task_api.client import TaskApiClient
+from ai_task_processor.task_api.exchange import Body
 from ai_task_processor.task_api.wire import reading
 
 
@@ -16,14 +18,34 @@ class ApiTaskSource:
         self._client = client
         self._clock = clock
 
-    async def fetch(self, limit: int, *, most: int | None = None, types: Collection[str] | None = None) -> Page:
-        """Fetch and understand one page, letting others run between its parts."""
+    async def fetch(
+        self,
+        limit: int,
+        *,
+        new: int | None = None,
+        most: int | None = None,
+        types: Collection[str] | None = None,
+    ) -> Page:
+        """Fetch and understand one page; how many of it are ``new`` is not the API's to know."""
+        del new
         fetched_at = self._clock.now()
-        steps = reading(await self._client.pending(limit), fetched_at, most=most, types=types)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                page: Page = end.value
-                return page
-            await asyncio.sleep(0)
+        return await understood(await self._client.pending(limit), fetched_at, most=most, types=types)
+
+
+async def understood(
+    body: Body,
+    fetched_at: float,
+    *,
+    most: int | None = None,
+    types: Collection[str] | None = None,
+    claimed: bool = False,
+) -> Page:
+    """Understand one page, letting others run between its parts."""
+    steps = reading(body, fetched_at, most=most, types=types)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            page: Page = end.value
+            return replace(page, claimed=claimed)
+        await asyncio.sleep(0)

@@ -4,13 +4,13 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
 import orjson
 
-from ai_task_processor.domain.errors import TaskApiRejected
+from ai_task_processor.domain.errors import TaskApiRejected, TaskApiUnavailable
 from ai_task_processor.domain.outcome import FLOAT32_BYTES, Failed, Settled, Succeeded, Vector
 from ai_task_processor.domain.task import NORMAL_PRIORITY, PRIORITIES, JsonValue, Page, Task
 from ai_task_processor.task_api.exchange import Body
@@ -19,6 +19,8 @@ from ai_task_processor.task_api.shortlist import Shortlist
 
 PENDING_PATH = "/api/ai-tasks/pending"
 TASK_PATH = "/api/ai-tasks/{id}"
+CLAIM_PATH = "/api/ai-tasks/claim"
+TASKS_PATH = "/api/ai-tasks"
 
 IN_PROGRESS = b'{"state":"in_progress"}'
 
@@ -96,6 +98,55 @@ def outcome_body(outcome: Settled, *, detailed: bool = False, with_error: bool =
         return orjson.dumps({"state": "succeeded", "result": result}, option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError as error:
         raise TaskApiRejected("the result cannot be written as JSON") from error
+
+
+def claim_body(limit: int, *, worker: str, lease_seconds: int, renew: Sequence[str] = ()) -> bytes:
+    """The body that claims tasks; with the limit 0 it asks whether that is possible, or renews only."""
+    body: dict[str, object] = {"limit": limit, "leaseSeconds": lease_seconds, "worker": worker}
+    return orjson.dumps({**body, "renew": renew} if renew else body)
+
+
+def lists_tasks(body: Body) -> bool:
+    """Whether this is an answer to a claim."""
+    return body.lstrip().startswith(b"[")
+
+
+def results_body(results: Iterable[tuple[str, bytes]]) -> bytes:
+    """The body that reports many results: ids, and the body of each as :func:`outcome_body` has it."""
+    return b'{"results":[%b]}' % b",".join(b'{"id":%b,%b' % (orjson.dumps(of), body[1:]) for of, body in results)
+
+
+def lists_verdicts(body: Body) -> bool:
+    """Whether this is an answer to a report of many results."""
+    try:
+        verdicts(body)
+    except TaskApiUnavailable:
+        return False
+    return True
+
+
+def verdicts(body: Body) -> Mapping[str, tuple[int, str]]:
+    """What became of many results: by id the status that each would have been answered with, and the words.
+
+    What makes no sense is left out. Raises TaskApiUnavailable where nothing does.
+    """
+    try:
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        said = None
+    results = said.get("results") if isinstance(said, dict) else None
+    if not isinstance(results, list):
+        raise TaskApiUnavailable("the answer to many results cannot be understood")
+    return dict(filter(None, map(_verdict, results)))
+
+
+def _verdict(entry: object) -> tuple[str, tuple[int, str]] | None:
+    if not isinstance(entry, dict):
+        return None
+    task_id, status, words = _task_id(entry), entry.get("status"), entry.get("error")
+    if task_id is None or type(status) is not int:
+        return None
+    return task_id, (status, words if isinstance(words, str) else "")
 
 
 # --- Tasks ------------------------------------------------------------------------------------------------------------

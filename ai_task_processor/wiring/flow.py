@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ai_task_processor.domain.ports import Processor, RateLimiter, Reporter, TaskSource
+from ai_task_processor.domain.ports import Leases, Processor, RateLimiter, Reporter, TaskSource
 from ai_task_processor.pipeline.delivery import Delivery
 from ai_task_processor.pipeline.dispatch import Dispatch, DispatchSettings
 from ai_task_processor.pipeline.gate import Gate, Gated
 from ai_task_processor.pipeline.intake import Intake, IntakeSettings
+from ai_task_processor.pipeline.renewal import Renewal
 from ai_task_processor.pipeline.retention import Retention
 from ai_task_processor.pipeline.run import Bell, Lane, Pipeline
 from ai_task_processor.providers.models import MAX_REQUEST_TOKENS
@@ -23,6 +24,7 @@ class Parts:
     limiter: RateLimiter
     processors: Mapping[str, Processor]
     source: TaskSource
+    leases: Leases
     reporter: Reporter
     gate: Gate
 
@@ -46,6 +48,7 @@ def make_pipeline(bench: Bench, parts: Parts, *, glance: float) -> tuple[Pipelin
         inner=[
             Lane("intake", gated, room, wakes=(fetched,), drops=True),
             Lane("retention", retention, Bell(), drops=True),
+            Lane("renewal", _renewal(bench, parts), Bell(), drops=True),
             *(
                 Lane(f"dispatch {number}", dispatch, fetched, wakes=(settled, room), longest_rest=look_for_tasks)
                 for number in range(bench.settings.concurrency_limit)
@@ -76,6 +79,15 @@ def _intake(bench: Bench, parts: Parts) -> Intake:
         clock=bench.clock,
         observer=bench.observer,
         randomness=bench.randomness,
+        turn=parts.state.turn,
+    )
+
+
+def _renewal(bench: Bench, parts: Parts) -> Renewal:
+    return Renewal(
+        bench.settings.claim_lease_seconds,
+        journal=parts.state.journal,
+        leases=parts.leases,
         turn=parts.state.turn,
     )
 

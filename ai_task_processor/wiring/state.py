@@ -12,6 +12,7 @@ from ai_task_processor.domain.ports import Journal, Observer, Turn
 from ai_task_processor.journal.lease import Lease
 from ai_task_processor.journal.operator import OperatorJournal
 from ai_task_processor.journal.sql import SqlJournal
+from ai_task_processor.journal.worker import new_worker, worker_of
 from ai_task_processor.limits.ledger import LimitStore
 from ai_task_processor.limits.store import SharedLimitStore, SqlLimitStore
 from ai_task_processor.ops.status import ParkedTask
@@ -53,6 +54,7 @@ class State:
     memory: Memory | None = None
     parked: Callable[[int], Awaitable[Sequence[ParkedTask]]] = _nothing_parked
     remember: Callable[[], Awaitable[Memory]] | None = None
+    worker: Callable[[], Awaitable[str]] | None = None
     turn: Turn | None = None
     keep: Sequence[Job] = ()
     glance: float = math.inf
@@ -85,6 +87,7 @@ async def shared_state(
             limits=SharedLimitStore(storage, time=database_time),
             parked=partial(_parked, storage),
             remember=partial(open_memory, settings, storage),
+            worker=partial(worker_of, storage),
             turn=lease,
             keep=(lease.keep,),
             glance=SHARED_GLANCE,
@@ -100,6 +103,7 @@ async def state_in(storage: Storage, settings: Settings, clock: Clock) -> State:
         journal=SqlJournal(storage, clock),
         limits=SqlLimitStore(storage),
         memory=await open_memory(settings, storage),
+        worker=partial(worker_of, storage),
         parked=partial(_parked, storage),
     )
 
@@ -107,6 +111,11 @@ async def state_in(storage: Storage, settings: Settings, clock: Clock) -> State:
 async def _parked(storage: Storage, limit: int) -> Sequence[ParkedTask]:
     rows = await OperatorJournal(storage).parked(limit)
     return [ParkedTask(row.id, row.type, row.settled_at, row.reason or "") for row in rows]
+
+
+async def worker_name(state: State) -> str:
+    """By what name this state holds tasks at the Task API; without a place for it, a new one."""
+    return await state.worker() if state.worker else new_worker()
 
 
 async def memory_of(state: State, settings: Settings) -> Memory:

@@ -1,16 +1,18 @@
 """The client of the Task API, and what the flow does with it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import httpx2
 
-from ai_task_processor.domain.ports import Reporter, TaskSource
+from ai_task_processor.domain.ports import Leases, Reporter, TaskSource
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.settings import Settings
 from ai_task_processor.task_api.auth import Credentials, TokenAuth
+from ai_task_processor.task_api.claiming import ClaimingSource
 from ai_task_processor.task_api.client import TaskApiClient, counts_for_breaker, open_transport
+from ai_task_processor.task_api.features import Feature, Features
 from ai_task_processor.task_api.reporter import ApiReporter
-from ai_task_processor.task_api.source import ApiTaskSource
 from ai_task_processor.wiring.engines import Bench
 
 TASK_API = "task_api"
@@ -25,12 +27,32 @@ def open_wire(connections: int) -> httpx2.AsyncBaseTransport:
     return open_transport(connections=connections)
 
 
-def open_task_api(bench: Bench, wire: Callable[[int], httpx2.AsyncBaseTransport]) -> tuple[TaskSource, Reporter]:
-    """Where tasks come from, and where outcomes go; closed with the bench."""
+@dataclass(frozen=True, slots=True)
+class TaskApi:
+    """Where tasks come from, and for how long they are ours; where outcomes go."""
+
+    source: TaskSource
+    leases: Leases
+    reporter: Reporter
+
+
+def open_task_api(bench: Bench, wire: Callable[[int], httpx2.AsyncBaseTransport], worker: str) -> TaskApi:
+    """Open the way to the Task API, which knows us as ``worker``; closed with the bench."""
+    settings = bench.settings
     client = make_client(bench, wire)
     bench.stack.push_async_callback(client.aclose)
-    detailed = bench.settings.result_format == "detailed"
-    return ApiTaskSource(client, clock=bench.clock), ApiReporter(client, detailed=detailed)
+    features = make_features(bench, client)
+    source = ClaimingSource(
+        client, features, worker=worker, lease_seconds=settings.claim_lease_seconds, clock=bench.clock
+    )
+    return TaskApi(source, source, ApiReporter(client, features, detailed=settings.result_format == "detailed"))
+
+
+def make_features(bench: Bench, client: TaskApiClient) -> Features:
+    """What is known of the optional routes that may be used."""
+    ask = {Feature.CLAIM: client.find_claim, Feature.BULK: client.find_bulk}
+    wanted = {Feature(name): ask[Feature(name)] for name in bench.settings.wanted_features}
+    return Features(wanted, clock=bench.clock, observer=bench.observer)
 
 
 def make_client(bench: Bench, wire: Callable[[int], httpx2.AsyncBaseTransport]) -> TaskApiClient:

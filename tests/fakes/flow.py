@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 from ai_task_processor.domain.amount import ONE_TASK, UNLIMITED, Amount
-from ai_task_processor.domain.errors import RateLimited
+from ai_task_processor.domain.errors import NotNow, RateLimited, TaskApiError
 from ai_task_processor.domain.events import Event
 from ai_task_processor.domain.outcome import Outcome, Succeeded, Vector
-from ai_task_processor.domain.ports import Entry, Receipt, WindowUsage
+from ai_task_processor.domain.ports import Entry, Receipt, Verdict, WindowUsage
 from ai_task_processor.domain.task import Page, Task, urgency
 from ai_task_processor.domain.work import Batch, Rejection, Work
 
@@ -48,10 +48,19 @@ class ScriptedSource:
     def __init__(self, *answers: Page | Exception) -> None:
         self.answers = list(answers)
         self.limits: list[int] = []
+        self.new: list[int | None] = []
         self.most: list[int | None] = []
 
-    async def fetch(self, limit: int, *, most: int | None = None, types: Collection[str] | None = None) -> Page:
+    async def fetch(
+        self,
+        limit: int,
+        *,
+        new: int | None = None,
+        most: int | None = None,
+        types: Collection[str] | None = None,
+    ) -> Page:
         self.limits.append(limit)
+        self.new.append(new)
         self.most.append(most)
         answer = await self.listed(limit)
         wanted = [task for task in answer.tasks if types is None or task.type in types]
@@ -71,12 +80,24 @@ class ScriptedReporter:
 
     def __init__(self) -> None:
         self.answers: dict[str, list[Receipt | Exception]] = {}
+        self.most = 1
         self.reported: list[Entry] = []
+        self.companies: list[int] = []
         self.announced: list[str] = []
 
-    async def report(self, entry: Entry) -> Receipt:
-        self.reported.append(entry)
-        return self._answer(entry.task_id)
+    async def at_once(self) -> int:
+        return self.most
+
+    async def report(self, entries: Sequence[Entry]) -> Sequence[Verdict]:
+        self.reported += entries
+        self.companies.append(len(entries))
+        return [await self._verdict(entry) for entry in entries]
+
+    async def _verdict(self, entry: Entry) -> Verdict:
+        try:
+            return self._answer(entry.task_id)
+        except (TaskApiError, NotNow) as error:
+            return error
 
     async def announce(self, task: Task) -> Receipt:
         self.announced.append(task.id)

@@ -39,9 +39,9 @@ def texts(seed: int) -> list[str]:
 
 
 class CountingProxy:
-    """Passes bytes on between the daemon and the task server, and counts the PATCHes that go by, by task."""
+    """Passes bytes on between the daemon and the task server, and counts the results that go by, by task."""
 
-    _PATCH = re.compile(rb"PATCH /api/ai-tasks/(\S+) HTTP/1\.1\r\n")
+    _RESULT = re.compile(rb'PATCH /api/ai-tasks/(\w+) HTTP/1\.1\r\n|\{"id":"(\w+)","state"')
     _OVERLAP = 200
 
     def __init__(self, target: str) -> None:
@@ -82,8 +82,8 @@ class CountingProxy:
             nonlocal kept
             seen = kept + part
             end = 0
-            for found in self._PATCH.finditer(seen):
-                self.patches[found[1].decode()] += 1
+            for found in self._RESULT.finditer(seen):
+                self.patches[(found[1] or found[2]).decode()] += 1
                 end = found.end()
             kept = seen[max(end, len(seen) - self._OVERLAP) :]
 
@@ -168,15 +168,16 @@ def expected_of_local(contents: list[str]) -> Vectors:
     return np.asarray(model.embed(contents, norm=True), dtype=np.float32)
 
 
-MODES: Mapping[str, tuple[Callable[[list[str]], Vectors], float]] = {
-    "mock": (expected_of_mock, 0.0),
-    "local": (expected_of_local, 1e-6),
+MODES: Mapping[str, tuple[Callable[[list[str]], Vectors], float, str]] = {
+    "mock": (expected_of_mock, 0.0, "auto"),
+    "local": (expected_of_local, 1e-6, "none"),
 }
+"""What is to come out, how exactly, and which optional routes are used."""
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_ten_thousand_tasks_are_drained_right_and_once(tmp_path: Path, mode: str) -> None:
-    expect, tolerance = MODES[mode]
+    expect, tolerance, features = MODES[mode]
     contents = texts(seed=len(mode))
     async with task_server(tmp_path) as url, aiohttp.ClientSession() as session:
         client, proxy = Client(session, url), CountingProxy(url)
@@ -189,6 +190,7 @@ async def test_ten_thousand_tasks_are_drained_right_and_once(tmp_path: Path, mod
                 "OAUTH2_CLIENT_ID": CLIENT_ID,
                 "OAUTH2_CLIENT_SECRET": CLIENT_SECRET,
                 "PROCESSING_MODE": mode,
+                "API_FEATURES": features,
                 "STATE_URL": f"sqlite:///{tmp_path}/state.db",
                 "METRICS_PORT": "0",
             }

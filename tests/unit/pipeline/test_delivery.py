@@ -1,13 +1,14 @@
 import asyncio
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 
 from ai_task_processor.domain.errors import AuthenticationFailed, BreakerOpen, TaskApiRejected, TaskApiUnavailable
 from ai_task_processor.domain.events import DeliveryHalted, Parked, Reported, ReportPostponed
 from ai_task_processor.domain.outcome import Failed, Succeeded
-from ai_task_processor.domain.ports import Entry, Receipt
+from ai_task_processor.domain.ports import Entry, Receipt, Verdict
 from ai_task_processor.journal.memory import MemoryJournal
 from ai_task_processor.pipeline.delivery import CHUNK, Delivery
 from tests.fakes.flow import VECTOR, Recorder, ScriptedReporter, task
@@ -197,13 +198,13 @@ async def test_while_a_breaker_is_open_delivery_rests_with_the_outcome_in_hand()
 
 async def test_after_a_halt_one_lane_tries_before_all_of_them_do() -> None:
     class Slow(ScriptedReporter):
-        async def report(self, entry: Entry) -> Receipt:
+        async def report(self, entries: Sequence[Entry]) -> Sequence[Verdict]:
             nonlocal at_once, most
             at_once += 1
             most = max(most, at_once)
             try:
                 await asyncio.sleep(0)
-                return await super().report(entry)
+                return await super().report(entries)
             finally:
                 at_once -= 1
 

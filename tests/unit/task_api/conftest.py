@@ -9,11 +9,12 @@ import pytest
 
 from ai_task_processor.domain.events import Event
 from ai_task_processor.domain.outcome import Succeeded, Vector
-from ai_task_processor.domain.ports import Entry
+from ai_task_processor.domain.ports import Entry, Receipt
 from ai_task_processor.domain.task import Page
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.task_api.auth import Credentials, TokenAuth
 from ai_task_processor.task_api.client import LARGEST_PAGE, TaskApiClient, counts_for_breaker, open_transport
+from ai_task_processor.task_api.features import Feature, Features
 from ai_task_processor.task_api.reporter import ApiReporter
 from ai_task_processor.task_api.source import ApiTaskSource
 from tests.fakes.task_api_server import CLIENT_ID, CLIENT_SECRET, FakeTaskApi
@@ -32,11 +33,18 @@ class Side:
     breaker: Breaker
     source: ApiTaskSource
     reporter: ApiReporter
+    features: Features
     clock: ManualClock
     events: list[Event]
 
     async def fetch(self, limit: int = 10) -> Page:
         return await self.source.fetch(limit)
+
+    async def report(self, entry: Entry) -> Receipt:
+        (verdict,) = await self.reporter.report([entry])
+        if isinstance(verdict, Exception):
+            raise verdict
+        return verdict
 
     def seen(self, kind: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -100,7 +108,11 @@ def connect(api: FakeTaskApi, clock: ManualClock) -> Callable[..., Side]:
             largest_page=largest_page,
         )
         source = ApiTaskSource(client, clock=clock)
-        return Side(client, auth, breaker, source, ApiReporter(client, detailed=detailed), clock, events)
+        features = Features(
+            {Feature.CLAIM: client.find_claim, Feature.BULK: client.find_bulk}, clock=clock, observer=events.append
+        )
+        reporter = ApiReporter(client, features, detailed=detailed)
+        return Side(client, auth, breaker, source, reporter, features, clock, events)
 
     return build
 

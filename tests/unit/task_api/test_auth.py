@@ -327,7 +327,7 @@ async def test_no_secret_in_anything_that_is_shown(
         for fault in (answer(400, quoting), answer(500, {"message": quoting}), answer(403, quoting)):
             api.always("patch", fault, task_id="a")
             with pytest.raises(TaskApiError) as caught:
-                await side.reporter.report(make_entry())
+                await side.report(make_entry())
             shown += [caught.value, caught.value.__cause__, caught.value.__context__]
         api.revoke_tokens()
         quoting = f"you sent {basic}, {basic.removeprefix('Basic ')} and {CLIENT_SECRET}"

@@ -155,7 +155,7 @@ async def test_a_page_without_end(api: FakeTaskApi, connect: Connect) -> None:
 
 async def test_report(api: FakeTaskApi, side: Any, make_entry: MakeEntry) -> None:
     api.add({"_id": "a"})
-    assert await side.reporter.report(make_entry()) is Receipt.TAKEN
+    assert await side.report(make_entry()) is Receipt.TAKEN
     assert api.patches == {"a": [{"state": "succeeded", "result": [1.0, 0.125]}]}
     request = api.requests[-1]
     assert request.headers["X-Correlation-ID"] == "corr-1"
@@ -168,7 +168,7 @@ async def test_a_detailed_report(api: FakeTaskApi, connect: Connect, make_entry:
     api.add({"_id": "a"})
     side = connect(detailed=True)
     async with side.client:
-        await side.reporter.report(make_entry())
+        await side.report(make_entry())
     assert api.tasks["a"]["result"]["provider"] == "p"
 
 
@@ -188,7 +188,7 @@ async def test_every_usable_id_arrives_as_it_is(
     api: FakeTaskApi, side: Any, make_entry: MakeEntry, task_id: str
 ) -> None:
     api.add({"_id": task_id})
-    assert await side.reporter.report(make_entry(task_id)) is Receipt.TAKEN
+    assert await side.report(make_entry(task_id)) is Receipt.TAKEN
     assert api.tasks[task_id]["state"] == "succeeded"
 
 
@@ -196,7 +196,7 @@ async def test_a_correlation_id_that_is_no_header_is_left_out(
     api: FakeTaskApi, side: Any, make_entry: MakeEntry
 ) -> None:
     api.add({"_id": "a"})
-    await side.reporter.report(make_entry(correlation_id="a\r\nX-Evil: 1"))
+    await side.report(make_entry(correlation_id="a\r\nX-Evil: 1"))
     assert "X-Correlation-ID" not in api.requests[-1].headers
 
 
@@ -217,11 +217,11 @@ async def test_answers_that_end_the_matter(
 ) -> None:
     api.add({"_id": "a"})
     api.script("patch", wrong)
-    assert await side.reporter.report(make_entry()) is receipt
+    assert await side.report(make_entry()) is receipt
 
 
 async def test_a_task_that_the_api_does_not_have(side: Any, make_entry: MakeEntry) -> None:
-    assert await side.reporter.report(make_entry("nobody")) is Receipt.GONE
+    assert await side.report(make_entry("nobody")) is Receipt.GONE
 
 
 async def test_a_base_url_that_is_wrong_loses_no_result(api: FakeTaskApi, connect: Connect, make_entry: Any) -> None:
@@ -231,7 +231,7 @@ async def test_a_base_url_that_is_wrong_loses_no_result(api: FakeTaskApi, connec
         api.script("patch", answer(404, {"statusCode": 404, "message": "Cannot PATCH /wrong/api/ai-tasks/a"}))
         side.client._base_url = api.url
         with pytest.raises(TaskApiUnavailable, match="check API_BASE_URL"):
-            await side.reporter.report(make_entry())
+            await side.report(make_entry())
 
 
 @pytest.mark.parametrize("status", [400, 405, 413, 415, 422])
@@ -240,21 +240,21 @@ async def test_refused_results_name_the_servers_reason(
 ) -> None:
     api.script("patch", answer(status, {"message": ["result must be a string"]}))
     with pytest.raises(TaskApiRejected, match=f"HTTP {status}: result must be a string"):
-        await side.reporter.report(make_entry())
+        await side.report(make_entry())
     assert len(api.patches["a"]) == 1
 
 
 async def test_a_result_above_nests_body_limit_is_refused(api: FakeTaskApi, side: Any, make_entry: MakeEntry) -> None:
     api.add({"_id": "a"})
     with pytest.raises(TaskApiRejected, match="HTTP 413"):
-        await side.reporter.report(make_entry(outcome=Succeeded("x" * 200_000)))
+        await side.report(make_entry(outcome=Succeeded("x" * 200_000)))
 
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_not_let_in(api: FakeTaskApi, side: Any, make_entry: MakeEntry, status: int) -> None:
     api.always("patch", answer(status))
     with pytest.raises(AuthenticationFailed, match=f"HTTP {status}"):
-        await side.reporter.report(make_entry())
+        await side.report(make_entry())
     assert len(api.patches["a"]) == 2
     assert [event.status for event in side.seen(ApiRequested) if event.method == "PATCH"] == [status, status]
 
@@ -264,17 +264,17 @@ async def test_not_now(api: FakeTaskApi, side: Any, make_entry: MakeEntry, statu
     api.add({"_id": "a"})
     api.script("patch", answer(status), answer(status, headers={"Retry-After": "17"}))
     with pytest.raises(TaskApiUnavailable) as plain:
-        await side.reporter.report(make_entry())
+        await side.report(make_entry())
     with pytest.raises(TaskApiUnavailable) as wishing:
-        await side.reporter.report(make_entry())
+        await side.report(make_entry())
     assert (plain.value.retry_after, wishing.value.retry_after) == (None, 17.0)
-    assert await side.reporter.report(make_entry()) is Receipt.TAKEN
+    assert await side.report(make_entry()) is Receipt.TAKEN
 
 
 async def test_retry_after_as_a_date(api: FakeTaskApi, side: Any, make_entry: MakeEntry) -> None:
     api.script("patch", answer(503, headers={"Retry-After": "Tue, 14 Nov 2023 22:15:20 GMT"}))
     with pytest.raises(TaskApiUnavailable) as caught:
-        await side.reporter.report(make_entry())
+        await side.report(make_entry())
     assert caught.value.retry_after == 120.0
 
 
@@ -285,8 +285,8 @@ async def test_no_answer_may_mean_that_it_was_taken(
     api.add({"_id": "a"})
     api.script("patch", drop(effect=effect))
     with pytest.raises(TaskApiUnavailable, match="does not answer"):
-        await side.reporter.report(make_entry())
-    assert await side.reporter.report(make_entry()) is Receipt.TAKEN
+        await side.report(make_entry())
+    assert await side.report(make_entry()) is Receipt.TAKEN
     assert len(api.patches["a"]) == 2
     assert len(api.applied["a"]) == 1 + effect
 
@@ -296,7 +296,7 @@ async def test_a_patch_that_hangs(api: FakeTaskApi, connect: Connect, make_entry
     side = connect(timeout=0.02)
     async with side.client:
         with pytest.raises(TaskApiUnavailable, match=r"does not answer: .*Timeout"):
-            await side.reporter.report(make_entry())
+            await side.report(make_entry())
 
 
 async def test_a_callback_that_throws_after_the_state_was_set(
@@ -305,28 +305,28 @@ async def test_a_callback_that_throws_after_the_state_was_set(
     api.add({"_id": "a"})
     api.script("patch", answer(500, effect=True))
     with pytest.raises(TaskApiUnavailable):
-        await side.reporter.report(make_entry())
+        await side.report(make_entry())
     assert (await side.fetch()).tasks == ()
-    assert await side.reporter.report(make_entry()) is Receipt.TAKEN
+    assert await side.report(make_entry()) is Receipt.TAKEN
     assert api.applied["a"][0] == api.applied["a"][1]
 
 
 async def test_somebody_else_finished_it(api: FakeTaskApi, side: Any, make_entry: MakeEntry) -> None:
     api.conflict_when_finished = True
     api.add({"_id": "a", "state": "succeeded"})
-    assert await side.reporter.report(make_entry()) is Receipt.CONFLICT
+    assert await side.report(make_entry()) is Receipt.CONFLICT
 
 
 async def test_a_failure_says_why(api: FakeTaskApi, side: Any, make_entry: MakeEntry) -> None:
     api.add({"_id": "a"})
-    await side.reporter.report(make_entry(outcome=Failed("content.text is missing")))
+    await side.report(make_entry(outcome=Failed("content.text is missing")))
     assert api.patches["a"] == [{"state": "failed", "result": None, "error": "content.text is missing"}]
 
 
 async def test_a_refused_error_field_is_dropped(api: FakeTaskApi, side: Any, make_entry: MakeEntry) -> None:
     api.forbid_error_field = True
     api.add({"_id": "a"})
-    assert await side.reporter.report(make_entry(outcome=Failed("why"))) is Receipt.TAKEN
+    assert await side.report(make_entry(outcome=Failed("why"))) is Receipt.TAKEN
     assert [set(body) for body in api.patches["a"]] == [{"state", "result", "error"}, {"state", "result"}]
     assert api.tasks["a"]["state"] == "failed"
 
@@ -334,7 +334,7 @@ async def test_a_refused_error_field_is_dropped(api: FakeTaskApi, side: Any, mak
 async def test_a_failure_that_is_refused_in_both_forms(api: FakeTaskApi, side: Any, make_entry: MakeEntry) -> None:
     api.always("patch", answer(422, {"message": "no"}))
     with pytest.raises(TaskApiRejected, match="HTTP 422: no"):
-        await side.reporter.report(make_entry(outcome=Failed("why")))
+        await side.report(make_entry(outcome=Failed("why")))
     assert len(api.patches["a"]) == 2
 
 
@@ -352,16 +352,16 @@ async def test_an_api_that_is_down_is_left_alone_for_fetch_and_patch(
             await side.fetch()
     for _ in range(2):
         with pytest.raises(TaskApiUnavailable):
-            await side.reporter.report(make_entry())
+            await side.report(make_entry())
     requests = len(api.requests)
     with pytest.raises(BreakerOpen):
         await side.fetch()
     with pytest.raises(BreakerOpen):
-        await side.reporter.report(make_entry())
+        await side.report(make_entry())
     assert len(api.requests) == requests
     api.heal()
     clock.advance(30)
-    assert await side.reporter.report(make_entry()) is Receipt.TAKEN
+    assert await side.report(make_entry()) is Receipt.TAKEN
     assert side.breaker.state == "closed"
 
 
@@ -372,8 +372,8 @@ async def test_one_task_that_always_fails_keeps_nobody_else_away(
     api.always("patch", answer(500, effect=True), task_id="a")
     for _ in range(20):
         with pytest.raises(TaskApiUnavailable):
-            await side.reporter.report(make_entry("a"))
-    assert await side.reporter.report(make_entry("b")) is Receipt.TAKEN
+            await side.report(make_entry("a"))
+    assert await side.report(make_entry("b")) is Receipt.TAKEN
 
 
 @pytest.mark.parametrize("wrong", [answer(429), answer(503, headers={"Retry-After": "1"}), answer(400)])
@@ -383,7 +383,7 @@ async def test_a_busy_or_refusing_api_is_not_down(
     api.always("patch", wrong)
     for _ in range(20):
         with pytest.raises((TaskApiUnavailable, TaskApiRejected)):
-            await side.reporter.report(make_entry())
+            await side.report(make_entry())
     assert side.breaker.state == "closed"
 
 
@@ -391,20 +391,20 @@ async def test_many_patches_at_once_each_get_their_own_answer(
     api: FakeTaskApi, side: Any, make_entry: MakeEntry
 ) -> None:
     api.add(*({"_id": str(number)} for number in range(100)))
-    receipts = await asyncio.gather(*(side.reporter.report(make_entry(str(number))) for number in range(200)))
+    receipts = await asyncio.gather(*(side.report(make_entry(str(number))) for number in range(200)))
     assert receipts == [Receipt.TAKEN] * 100 + [Receipt.GONE] * 100
 
 
 async def test_a_cancelled_request_leaves_a_usable_client(api: FakeTaskApi, side: Any, make_entry: MakeEntry) -> None:
     api.add({"_id": "a"})
     api.script("patch", hang())
-    report = asyncio.create_task(side.reporter.report(make_entry()))
+    report = asyncio.create_task(side.report(make_entry()))
     await api.until(lambda: bool(api.patches))
     report.cancel()
     with pytest.raises(asyncio.CancelledError):
         await report
     assert side.seen(ApiRequested)[-1].status == 0
-    assert await side.reporter.report(make_entry()) is Receipt.TAKEN
+    assert await side.report(make_entry()) is Receipt.TAKEN
 
 
 async def test_another_transport_serves_both_endpoints(clock: ManualClock) -> None:

@@ -1,0 +1,93 @@
+"""Tasks that the Task API gives to us alone, for as long as it has a route for that."""
+
+from collections.abc import Collection, Iterator, Sequence
+
+from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.task import Page
+from ai_task_processor.task_api.answers import RouteMissing
+from ai_task_processor.task_api.client import TaskApiClient
+from ai_task_processor.task_api.features import Feature, Features
+from ai_task_processor.task_api.source import ApiTaskSource, understood
+from ai_task_processor.task_api.wire import claim_body
+
+LARGEST_RENEWAL = 50_000
+"""Bytes of ids in one request: Express takes 100 kB unless it is told otherwise."""
+
+
+class ClaimingSource:
+    """Claims tasks where that is possible, and lists them where it is not.
+
+    See :class:`~ai_task_processor.domain.ports.TaskSource` and :class:`~ai_task_processor.domain.ports.Leases`. Tasks
+    are claimed for ``lease_seconds`` by ``worker``, a name that no other has.
+    """
+
+    def __init__(
+        self,
+        client: TaskApiClient,
+        features: Features,
+        *,
+        worker: str,
+        lease_seconds: int,
+        clock: Clock,
+    ) -> None:
+        self._client = client
+        self._features = features
+        self._listed = ApiTaskSource(client, clock=clock)
+        self._worker = worker
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+
+    async def fetch(
+        self,
+        limit: int,
+        *,
+        new: int | None = None,
+        most: int | None = None,
+        types: Collection[str] | None = None,
+    ) -> Page:
+        """Claim at most ``new`` tasks, or list at most ``limit``.
+
+        Not every 404 comes from the API itself: only while it lists tasks is it believed that it does not give them.
+        """
+        try:
+            if await self._features.has(Feature.CLAIM):
+                return await self._claim(limit if new is None else new, types)
+        except RouteMissing as error:
+            page = await self._listed.fetch(limit, most=most, types=types)
+            self._features.lack(Feature.CLAIM, str(error))
+            return page
+        return await self._listed.fetch(limit, most=most, types=types)
+
+    async def used(self) -> bool:
+        """Whether tasks are claimed."""
+        try:
+            return await self._features.has(Feature.CLAIM)
+        except RouteMissing:
+            return False
+
+    async def renew(self, task_ids: Sequence[str]) -> None:
+        """Renew the leases of those of the tasks that we still have."""
+        try:
+            for portion in portions_of(task_ids):
+                await self._client.claim(self._body(0, portion))
+        except RouteMissing:
+            return  # whether it is lost, the next fetch will find out
+
+    async def _claim(self, limit: int, types: Collection[str] | None) -> Page:
+        claimed_at = self._clock.now()
+        return await understood(await self._client.claim(self._body(limit)), claimed_at, types=types, claimed=True)
+
+    def _body(self, limit: int, renew: Sequence[str] = ()) -> bytes:
+        return claim_body(limit, worker=self._worker, lease_seconds=self._lease_seconds, renew=renew)
+
+
+def portions_of(task_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The ids in order, in portions that fit into one request."""
+    begin = size = 0
+    for position, task_id in enumerate(task_ids):
+        size += len(task_id.encode()) + len('"",')
+        if size > LARGEST_RENEWAL:
+            yield task_ids[begin:position]
+            begin, size = position, len(task_id.encode())
+    if begin < len(task_ids):
+        yield task_ids[begin:]
