@@ -189,6 +189,7 @@ def basic_settings() -> dict[str, object]:
     """What every scenario has in common; the rest is as it is by default, unless it is drawn."""
     return {
         "api_base_url": "http://api.test",
+        "api_features": "none",
         "oauth2_token_url": "http://auth.test/oauth2/token",
         "oauth2_client_id": "simulated",
         "oauth2_client_secret": "simulated-secret",
