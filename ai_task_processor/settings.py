@@ -375,6 +375,16 @@ def load_access(env_file: Path | None = Path(".env")) -> Access:
     return Access(url_here(settings.metrics_host, settings.metrics_port), settings.poll_token.get_secret_value())
 
 
+def load_ops_url(env_file: Path | None = Path(".env")) -> str:
+    """Read where the running daemon answers, whatever else is missing; raises ConfigurationError."""
+    settings, faults = _provisional(env_file, {})
+    faults |= {name: fault for name, fault in _access_faults(settings) if name not in faults}
+    faults = {name: fault for name, fault in faults.items() if name in {"metrics_host", "metrics_port"}}
+    if faults:
+        raise _error(faults)
+    return url_here(settings.metrics_host, settings.metrics_port)
+
+
 def _provisional(env_file: Path | None, given: Mapping[str, object]) -> tuple[Settings, dict[str, str]]:
     """Read what can be read, defaults in place of what cannot; answer the faults beside it."""
     faults: dict[str, str] = {}

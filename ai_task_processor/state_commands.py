@@ -46,10 +46,13 @@ def show_row(url: str, task_id: str, *, as_json: bool) -> None:
         _print_facts(row)
 
 
-def retry_rows(url: str, task_ids: Sequence[str]) -> None:
+def retry_rows(url: str, task_ids: Sequence[str], *, as_json: bool) -> None:
     """Send rows again, all parked ones where no id is given; print how many."""
     count = _with_journal(url, lambda journal: journal.retry(task_ids or None))
-    Console().print(f"{count} {'row' if count == 1 else 'rows'} will be tried again")
+    if as_json:
+        _print_json({"retried": count})
+    else:
+        Console().print(f"{count} {'row' if count == 1 else 'rows'} will be tried again")
 
 
 def export_rows(url: str, *, texts: bool) -> None:
@@ -71,7 +74,7 @@ def list_spaces(url: str, *, as_json: bool) -> None:
         _print_spaces(sightings)
 
 
-def forget_spaces(url: str, model: str) -> None:
+def forget_spaces(url: str, model: str, *, as_json: bool) -> None:
     """Drop what is known of a model, under the name that tasks give it and under its own; print how much that was."""
 
     async def forget(storage: Storage) -> int:
@@ -81,9 +84,11 @@ def forget_spaces(url: str, model: str) -> None:
         return len(meant)
 
     count = _with_storage(url, forget)
-    Console().print(
-        f"{count} {'space' if count == 1 else 'spaces'} forgotten; a daemon that runs knows them until its restart"
-    )
+    if as_json:
+        _print_json({"forgotten": count})
+    else:
+        told = f"{count} {'space' if count == 1 else 'spaces'} forgotten"
+        Console().print(f"{told}; a daemon that runs knows them until its restart")
 
 
 def _with_journal(url: str, use: Callable[[OperatorJournal], Awaitable[T]]) -> T:

@@ -240,7 +240,7 @@ class Process:
         async for raw in self.process.stdout:
             line = raw.decode()
             self.text += line
-            if line.startswith("{"):
+            if line.startswith('{"'):  # a log line; a command prints its JSON over several
                 self.lines.append(json.loads(line))
             self._news.set()
             self._news = asyncio.Event()

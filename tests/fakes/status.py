@@ -2,14 +2,17 @@
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from ai_task_processor.domain.ports import Backlog
-from ai_task_processor.ops.health import Check
+from ai_task_processor.ops.health import Check, Health, HealthSettings
+from ai_task_processor.ops.http import OpsServer
 from ai_task_processor.ops.lookout import Readings
+from ai_task_processor.ops.metrics import Metrics
 from ai_task_processor.ops.status import Breaker, Failure, Minute, ParkedTask, Refusal, Status, Window
-from tests.fakes.time import BEGINNING
+from tests.fakes.time import BEGINNING, ManualClock
 
 DAY = 86_400.0
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script> & \"quoted\" 'too'"
@@ -121,3 +124,14 @@ class Showing:
 
     async def _parked(self, limit: int) -> tuple[ParkedTask, ...]:
         return self.shown.parked[:limit]
+
+
+@asynccontextmanager
+async def showing(status: Status, port: int = 0) -> AsyncIterator[tuple[OpsServer, Showing]]:
+    """A server whose routes show ``status``."""
+    clock, lookout = ManualClock(), Showing(status)
+    about = HealthSettings("s", "v", 1, 1, limits_enabled=True, limits_strategy="rolling", providers=("mock",))
+    health = Health(about, clock=clock, storage=lambda: None)
+    metrics = Metrics("v", clock=clock)
+    async with OpsServer("127.0.0.1", port, health=health, metrics=metrics, lookout=lookout, clock=clock) as server:
+        yield server, lookout

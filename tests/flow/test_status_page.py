@@ -3,22 +3,16 @@
 import re
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
-from ai_task_processor.ops.health import Health, HealthSettings
-from ai_task_processor.ops.http import OpsServer
-from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.ops.status import Status
 from tests.fakes.browser import chromium, keep_screenshot, visiting
 from tests.fakes.daemon import environment_for, started
-from tests.fakes.status import FRESH, HOSTILE, SAMPLES, TROUBLED, WELL, Showing
+from tests.fakes.status import FRESH, HOSTILE, SAMPLES, TROUBLED, WELL, showing
 from tests.fakes.task_api_server import FakeTaskApi, answer
-from tests.fakes.time import ManualClock
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -34,17 +28,6 @@ READABLE = 4.5
 async def browser() -> AsyncIterator[Browser]:
     async with chromium() as opened:
         yield opened
-
-
-@asynccontextmanager
-async def showing(status: Status, port: int = 0) -> AsyncIterator[tuple[OpsServer, Showing]]:
-    """A server whose page shows ``status``."""
-    clock, lookout = ManualClock(), Showing(status)
-    about = HealthSettings("s", "v", 1, 1, limits_enabled=True, limits_strategy="rolling", providers=("mock",))
-    health = Health(about, clock=clock, storage=lambda: None)
-    metrics = Metrics("v", clock=clock)
-    async with OpsServer("127.0.0.1", port, health=health, metrics=metrics, lookout=lookout, clock=clock) as server:
-        yield server, lookout
 
 
 def figure(page: Page, name: str) -> object:

@@ -1,13 +1,17 @@
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
+from ai_task_processor import cli
 from ai_task_processor.domain.ports import Embeddings
 from ai_task_processor.providers.space_store import SqlSpaceStore
 from ai_task_processor.providers.spaces import Spaces
-from ai_task_processor.state_commands import forget_spaces, list_spaces
+from ai_task_processor.state_commands import forget_spaces, list_spaces, retry_rows
 from ai_task_processor.storage.engine import open_storage
 from tests.fakes.time import ManualClock
 
@@ -43,12 +47,38 @@ def test_spaces_are_shown(url: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_model_is_forgotten_under_either_of_its_names(
     url: str, capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
-    forget_spaces(url, model)
+    forget_spaces(url, model, as_json=False)
     assert "1 space forgotten" in capsys.readouterr().out
     assert names(url, capsys) == ["other"]
 
 
 def test_a_model_that_is_not_known_changes_nothing(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    forget_spaces(url, "stranger")
+    forget_spaces(url, "stranger", as_json=False)
     assert "0 spaces forgotten" in capsys.readouterr().out
     assert names(url, capsys) == ["nomic", "other"]
+
+
+def test_a_script_is_told_how_many(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    forget_spaces(url, "nomic", as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"forgotten": 1}
+    retry_rows(url, [], as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"retried": 0}
+
+
+def commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its path."""
+    for name, one in group.commands.items():
+        if hasattr(one, "commands"):
+            yield from commands(one, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", one
+
+
+def test_every_command_that_tells_facts_tells_them_to_scripts_too() -> None:
+    without = {
+        name
+        for name, command in commands(typer.main.get_command(cli.app))
+        if not any("--json" in option.opts for option in command.params)
+    }
+    runs, is_json_anyway, is_for_watching = {"run", "serve"}, {"health", "journal export"}, {"demo"}
+    assert without == runs | is_json_anyway | is_for_watching
