@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,7 @@ from ai_task_processor.pipeline.run import Pipeline
 from ai_task_processor.processors import text_embedding
 from ai_task_processor.settings import Settings
 from ai_task_processor.wiring.engines import Bench, Job, MakeEngine, combined, engine_names, make_engine, measure
-from ai_task_processor.wiring.flow import Parts, make_pipeline
+from ai_task_processor.wiring.flow import Parts, make_flow
 from ai_task_processor.wiring.operation import facts, make_watchers, serve_operation, warnings
 from ai_task_processor.wiring.state import State, memory_of, open_state, worker_name
 from ai_task_processor.wiring.task_api import open_task_api, open_wire
@@ -64,6 +64,7 @@ class App:
         pipeline: Pipeline,
         *,
         poll_now: Callable[[], None],
+        adjust: Callable[[Settings], Awaitable[None]],
         background: Sequence[Job],
         journal: Journal,
         observer: Observer,
@@ -73,25 +74,28 @@ class App:
         """Where /health, /ready and /metrics are answered; empty where they are not."""
         self.poll_now = poll_now
         """Poll the Task API at once, whatever the interval says."""
+        self.adjust = adjust
+        """Go on with settings that differ in adjustable ones only. Raises JournalError."""
+        self.observer = observer
+        """Is told what happens."""
         self._pipeline = pipeline
         self._background = background
         self._journal = journal
-        self._observer = observer
 
     async def run(self) -> None:
         """Run every stage until :meth:`stop`, then finish and deliver what is held."""
         async with asyncio.TaskGroup() as group:
             background = [group.create_task(job()) for job in self._background]
-            self._observer(Running(routes=self.ops_url))
+            self.observer(Running(routes=self.ops_url))
             await self._pipeline.run()
             for task in background:
                 task.cancel()
         backlog = await self._journal.backlog()
-        self._observer(Stopped(unreported=backlog.unreported))
+        self.observer(Stopped(unreported=backlog.unreported))
 
     def stop(self, reason: str, grace: float) -> None:
         """Take nothing new; ``grace`` is how many seconds the owner of the process will wait."""
-        self._observer(Stopping(reason=reason, grace=grace))
+        self.observer(Stopping(reason=reason, grace=grace))
         self._pipeline.stop()
 
 
@@ -136,14 +140,31 @@ async def open_app(
         processors = {kind: make(bench, provider) for kind, make in world.processors.items()}
         api = open_task_api(bench, world.wire, await worker_name(state))
         parts = Parts(state, limiter, processors, api.source, api.leases, api.reporter, gate)
-        pipeline, poll_now = make_pipeline(bench, parts, glance=world.glance)
+        flow = make_flow(bench, parts, glance=world.glance)
         background = [*(engine.keep for engine in engines.values() if engine.keep), *state.keep, limiter.watch]
         if world.watches:
             background.append(partial(watch_loop, observer))
+        bench.adjustments.append(lambda changed: watchers.health.adjust(limits_enabled=changed.rate_limit_enabled))
         app = App(
-            pipeline, poll_now=poll_now, background=background, journal=state.journal, observer=observer, ops_url=url
+            flow.pipeline,
+            poll_now=flow.poll_now,
+            adjust=partial(_adjust, limiter, bench.adjustments, flow.wake),
+            background=background,
+            journal=state.journal,
+            observer=observer,
+            ops_url=url,
         )
         yield app
+
+
+async def _adjust(
+    limiter: Limiter, adjustments: Sequence[Callable[[Settings], None]], wake: Callable[[], None], settings: Settings
+) -> None:
+    """The limiter first, for it may have to wait for the store; all others at one moment."""
+    await limiter.adjust(settings.limits)
+    for adjust in adjustments:
+        adjust(settings)
+    wake()
 
 
 async def _limiter(settings: Settings, store: LimitStore, clock: Clock, observer: Observer, boot: str) -> Limiter:
@@ -167,13 +188,21 @@ async def _reopen(journal: Journal, observer: Observer) -> None:
 
 def _text_embedding(bench: Bench, provider: EmbeddingProvider) -> Processor:
     settings = bench.settings
-    return text_embedding.TextEmbedding(
+    processor = text_embedding.TextEmbedding(
         provider,
         default_model=settings.default_model,
         examples=settings.supported_models,
         truncate=settings.long_input == "truncate",
         measure=measure(settings),
     )
+
+    def adjust(changed: Settings) -> None:
+        processor.adjust(
+            default_model=changed.default_model, examples=changed.supported_models, measure=measure(changed)
+        )
+
+    bench.adjustments.append(adjust)
+    return processor
 
 
 PROCESSORS: Mapping[str, MakeProcessor] = MappingProxyType({text_embedding.TYPE: _text_embedding})

@@ -4,38 +4,53 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from dataclasses import replace
+from typing import TypeAlias
 
 from ai_task_processor.app import App, World, open_app
 from ai_task_processor.domain.errors import ConfigurationError, JournalError
+from ai_task_processor.domain.events import ConfigurationChanged, ConfigurationRefused
 from ai_task_processor.domain.ports import Observer
 from ai_task_processor.ops.lines import LogObserver
 from ai_task_processor.ops.logs import configure_logging
-from ai_task_processor.settings import Settings
+from ai_task_processor.settings import Settings, changes_between, load_settings
 
 RARE_COLLECTIONS = (20_000, 20, 20)
 """Thresholds of the garbage collector: what the flow makes is freed without it, but for the odd exception."""
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
-def run_daemon(settings: Settings, *, world: World | None = None) -> None:
+Reread: TypeAlias = Callable[[Settings], Settings]
+
+
+def reread_settings(before: Settings) -> Settings:
+    """Read the configuration that is to take the place of ``before``; raises ConfigurationError."""
+    return load_settings(before=before)
+
+
+def run_daemon(settings: Settings, *, reread: Reread = reread_settings, world: World | None = None) -> None:
     """Run until a signal asks to stop; ``world`` may bring task types and engines of its own.
 
-    Raises ConfigurationError, JournalError, or whatever crashed a stage.
+    On SIGHUP ``reread`` is given the settings that hold, and answers those that are to. Raises ConfigurationError,
+    JournalError, or whatever crashed a stage.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(Daemon(settings, world or World()).live())
+        runner.run(Daemon(settings, reread, world or World()).live())
 
 
 class Daemon:
     """One life: started, stopped by the first signal, cut short by the second or at the end of the grace period."""
 
-    def __init__(self, settings: Settings, world: World) -> None:
+    def __init__(self, settings: Settings, reread: Reread, world: World) -> None:
         self._settings = settings
+        self._reread = reread
         self._world = world
         self._app: App | None = None
         self._asked: asyncio.Queue[str] = asyncio.Queue()
+        self._reread_asked = asyncio.Event()
 
     def ask_to_stop(self, reason: str) -> None:
         """Stop; asked a second time, stop at once."""
@@ -45,6 +60,10 @@ class Daemon:
         """Poll the Task API at once; a start does so anyway."""
         if self._app:
             self._app.poll_now()
+
+    def read_settings_again(self) -> None:
+        """Go on with the settings as they are written now; a start takes that up when everything runs."""
+        self._reread_asked.set()
 
     async def live(self) -> None:
         """Run the application until it is asked to stop and has done so."""
@@ -68,7 +87,31 @@ class Daemon:
             self._app = app
             gc.set_threshold(*RARE_COLLECTIONS)
             gc.freeze()  # what is here stays: a collection need not look at it, which would hold up the loop
-            await app.run()
+            async with asyncio.TaskGroup() as group:
+                rereading = group.create_task(self._follow_settings(app, log), name="settings")
+                await app.run()
+                rereading.cancel()
+
+    async def _follow_settings(self, app: App, log: LogObserver) -> None:
+        while True:
+            await self._reread_asked.wait()
+            self._reread_asked.clear()
+            try:
+                settings = await asyncio.to_thread(self._reread, self._settings)
+            except ConfigurationError as error:
+                app.observer(ConfigurationRefused(faults=error.faults))
+            else:
+                await self._change_to(settings, app, log)
+
+    async def _change_to(self, settings: Settings, app: App, log: LogObserver) -> None:
+        """Change everything, and tell of it at the level that tells more."""
+        changes = changes_between(self._settings, settings)
+        await app.adjust(settings)
+        levels = (self._settings.log_level, settings.log_level)
+        log.adjust(configure_logging(min(levels, key=LEVELS.index), settings.log_format))
+        app.observer(ConfigurationChanged(changes=changes))
+        log.adjust(configure_logging(settings.log_level, settings.log_format))
+        self._settings = settings
 
     def _has_audience(self) -> bool:
         return self._settings.log_format != "json" and sys.stdout.isatty()
@@ -98,10 +141,11 @@ class Daemon:
     def _signals(self) -> Iterator[None]:
         """Listen to signals; afterwards they mean what they meant before: a late one is not to look like a crash."""
         loop = asyncio.get_running_loop()
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+        before = {number: signal.getsignal(number) for number in SIGNALS}
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ask_to_stop, number.name)
         loop.add_signal_handler(signal.SIGUSR1, self.poll_now)
+        loop.add_signal_handler(signal.SIGHUP, self.read_settings_again)
         try:
             yield
         finally:

@@ -1,7 +1,7 @@
 """Whether the daemon is alive, and whether it is able to work."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from ai_task_processor.domain.amount import USD, Unit
@@ -105,6 +105,10 @@ class Health:
         self._provider(event)
         self._running(event)
         self._state(event)
+
+    def adjust(self, *, limits_enabled: bool) -> None:
+        """Limits hold from now on, or do not."""
+        self._settings = replace(self._settings, limits_enabled=limits_enabled)
 
     @property
     def alive(self) -> bool:

@@ -98,6 +98,7 @@ class Metrics:
         self._routes = _Values()
         self._in_flight: set[str] = set()
         self._backlog = Backlog()
+        self._windows: Mapping[str, Unit] = {}
         self._handlers = self._by_type()
         self._begin(version, breakers)
         for provider, at_once in (concurrency or {}).items():
@@ -152,12 +153,21 @@ class Metrics:
         self._set("oldest_unreported_result_age_seconds", max(0.0, now - oldest))
 
     def _set_usage(self, usage: Mapping[str, WindowUsage]) -> None:
+        for key in self._windows.keys() - usage.keys():
+            self._forget_window(key, self._windows[key])
+        self._windows = {key: used.unit for key, used in usage.items()}
         for key, used in usage.items():
             window = key.rpartition("_")[2]
             family, scale, unit = _LIMITS[used.unit]
             self._set(f"{family}_used{unit}", used.current / scale, window)
             self._set(f"{family}_limit{unit}", used.limit / scale, window)
             self._set(f"{family}_remaining{unit}", used.remaining / scale, window)
+
+    def _forget_window(self, key: str, unit: Unit) -> None:
+        """A window without a limit has no figures, rather than those that it had last."""
+        family, _, suffix = _LIMITS[unit]
+        for figure in ("used", "limit", "remaining"):
+            self._gauges[f"{family}_{figure}{suffix}"].forget(key.rpartition("_")[2])
 
     # --- Events ---------------------------------------------------------------------------------------------------
 
@@ -394,6 +404,11 @@ class _Series(dict[tuple[str, ...], M]):
 
     def __missing__(self, labels: tuple[str, ...]) -> M:
         return self.setdefault(labels, self._metric.labels(*labels) if labels else self._metric)
+
+    def forget(self, *labels: str) -> None:
+        """Show this series no more."""
+        if self.pop(labels, None) is not None:
+            self._metric.remove(*labels)
 
 
 def _counter(about: Description, registry: CollectorRegistry) -> _Series[Counter]:

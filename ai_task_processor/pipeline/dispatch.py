@@ -49,6 +49,9 @@ DEFECT = "the daemon failed to process this task; its log has the details"
 OUTAGE_BACKOFF = 5.0
 """Seconds until a task is tried again whose provider is down for everybody; the breaker governs the rest."""
 
+LONGEST_LIMITED = 60.0
+"""Seconds until a task is due again that a limit has put off, at most."""
+
 LONGEST_QUIET = 60.0
 """Seconds without announcements, at most, after several in a row have failed."""
 
@@ -255,11 +258,15 @@ class Dispatch:
     def _deferred(self, batch: Batch, error: NotNow | ProviderError) -> dict[str, Outcome]:
         if isinstance(error, NotNow):
             self._close(batch, error)
-            return self._all(batch, Deferred(until=error.until, reason=str(error)))
+            return self._all(batch, Deferred(until=self._look_again_at(error), reason=str(error)))
         wished = (error.retry_after if isinstance(error, ProviderUnavailable | ProviderThrottled) else None) or 0.0
         if isinstance(error, ProviderUnavailable) and error.own_fault:
             return self._after_own_failure(batch, str(error), wished)
         return self._all(batch, Deferred(until=self._clock.now() + max(wished, OUTAGE_BACKOFF), reason=str(error)))
+
+    def _look_again_at(self, error: NotNow) -> float:
+        """A limit may be raised before its window opens, and is asked before anything is claimed."""
+        return min(error.until, self._clock.now() + LONGEST_LIMITED) if isinstance(error, RateLimited) else error.until
 
     def _close(self, batch: Batch, error: NotNow) -> None:
         """Claim no more of this kind for now: in a long outage not every task that waits is to be written down again.

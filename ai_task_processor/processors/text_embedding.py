@@ -68,6 +68,12 @@ class TextEmbedding:
         self._truncate = truncate
         self._measure = measure
 
+    def adjust(self, *, default_model: str, examples: Sequence[str], measure: Measure) -> None:
+        """Plan by these from now on."""
+        self._default_model = default_model.removesuffix(LATEST)
+        self._examples = tuple(examples)
+        self._measure = measure
+
     @property
     def type(self) -> str:
         """The value of a task's ``type`` that it handles."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import ollama
@@ -65,6 +65,7 @@ class OllamaModels:
         self._observer = observer
         self._ready: frozenset[str] = frozenset()
         self._lost = asyncio.Event()
+        self._adjusted = asyncio.Event()
         self.looked = False
         """Whether the server has been asked yet what it has."""
 
@@ -86,8 +87,15 @@ class OllamaModels:
         self._ready = frozenset(one for one in self._ready if not same_model(model, one))
         self._lost.set()
 
+    def adjust(self, supported: Sequence[str]) -> None:
+        """Keep these from now on; at once, also while others could not be made ready."""
+        if tuple(supported) != self.supported:
+            self.supported = tuple(supported)
+            self._lost.set()
+            self._adjusted.set()
+
     async def keep(self) -> None:
-        """Make every model ready, and again whenever one is lost; ends by cancellation only."""
+        """Make every model ready, and again whenever one is lost or others are wanted; ends by cancellation only."""
         while True:
             self._lost.clear()
             await self.prepare()
@@ -99,9 +107,17 @@ class OllamaModels:
         rest = FIRST_REST
         while faults := await self._round():
             self._observer(ModelsMissing(provider=PROVIDER, reason="; ".join(faults), rest=rest))
-            await asyncio.sleep(rest)
-            rest = min(2 * rest, LONGEST_REST)
+            rest = FIRST_REST if await self._adjusted_within(rest) else min(2 * rest, LONGEST_REST)
         self._observer(ModelsReady(provider=PROVIDER))
+
+    async def _adjusted_within(self, seconds: float) -> bool:
+        """Wait so long, or until other models are wanted; whether they are."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._adjusted.wait()
+        wanted = self._adjusted.is_set()
+        self._adjusted.clear()
+        return wanted
 
     async def look(self) -> None:
         """Ask once what is there, and pull nothing: enough for a single use. Raises ProviderUnavailable."""

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from types import MappingProxyType
 
@@ -56,13 +56,17 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What engines are made with; what they open is closed with ``stack``."""
+    """What engines are made with; what they open is closed with ``stack``.
+
+    What a part does with settings that change while it is used goes into ``adjustments``.
+    """
 
     settings: Settings
     clock: Clock
     observer: Observer
     randomness: random.Random
     stack: AsyncExitStack
+    adjustments: list[Callable[[Settings], None]] = field(default_factory=list)
 
 
 MakeEngine = Callable[[Bench, str], Engine]
@@ -214,6 +218,7 @@ def _ollama(bench: Bench) -> Engine:
         clock=bench.clock,
         observer=bench.observer,
     )
+    bench.adjustments.append(lambda changed: models.adjust(changed.supported_models))
     provider = Ollama(http, models, clock=bench.clock, truncate=settings.long_input == "truncate")
     identity = _identity(settings, settings.ollama_base_url)
     return Engine(

@@ -12,6 +12,7 @@ from ai_task_processor.pipeline.renewal import Renewal
 from ai_task_processor.pipeline.retention import Retention
 from ai_task_processor.pipeline.run import Bell, Lane, Pipeline
 from ai_task_processor.providers.models import MAX_REQUEST_TOKENS
+from ai_task_processor.settings import Settings
 from ai_task_processor.wiring.engines import Bench, least
 from ai_task_processor.wiring.state import State
 
@@ -29,11 +30,17 @@ class Parts:
     gate: Gate
 
 
-def make_pipeline(bench: Bench, parts: Parts, *, glance: float) -> tuple[Pipeline, Callable[[], None]]:
-    """The flow as drawn: intake wakes dispatch, dispatch wakes delivery, and intake because there is room again.
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The pipeline; ``poll_now`` has the Task API polled at once, ``wake`` lets stages that rest look again."""
 
-    Beside it what has the Task API polled at once.
-    """
+    pipeline: Pipeline
+    poll_now: Callable[[], None]
+    wake: Callable[[], None]
+
+
+def make_flow(bench: Bench, parts: Parts, *, glance: float) -> Flow:
+    """The flow as drawn: intake wakes dispatch, dispatch wakes delivery, and intake because there is room again."""
     intake, dispatch, delivery = _intake(bench, parts), _dispatch(bench, parts), _delivery(bench, parts)
     gated = Gated(intake, parts.gate, turn=parts.state.turn, clock=bench.clock, observer=bench.observer)
     retention = Retention(bench.settings.retention_seconds, journal=parts.state.journal, clock=bench.clock)
@@ -42,6 +49,10 @@ def make_pipeline(bench: Bench, parts: Parts, *, glance: float) -> tuple[Pipelin
 
     def poll_now() -> None:
         intake.poll_now()
+        room.ring()
+
+    def wake() -> None:
+        fetched.ring()
         room.ring()
 
     pipeline = Pipeline(
@@ -59,19 +70,22 @@ def make_pipeline(bench: Bench, parts: Parts, *, glance: float) -> tuple[Pipelin
             for number in range(bench.settings.delivery_concurrency)
         ],
     )
-    return pipeline, poll_now
+    return Flow(pipeline, poll_now, wake)
+
+
+def _intake_settings(settings: Settings) -> IntakeSettings:
+    return IntakeSettings(
+        interval=settings.polling_interval_seconds,
+        fetch_limit=settings.fetch_limit,
+        hold_limit=settings.hold_limit,
+        keep_unknown=settings.unknown_task_types == "fail",
+        least=least(settings),
+    )
 
 
 def _intake(bench: Bench, parts: Parts) -> Intake:
-    settings = bench.settings
-    return Intake(
-        IntakeSettings(
-            interval=settings.polling_interval_seconds,
-            fetch_limit=settings.fetch_limit,
-            hold_limit=settings.hold_limit,
-            keep_unknown=settings.unknown_task_types == "fail",
-            least=least(settings),
-        ),
+    intake = Intake(
+        _intake_settings(bench.settings),
         source=parts.source,
         journal=parts.state.journal,
         processors=parts.processors,
@@ -81,6 +95,8 @@ def _intake(bench: Bench, parts: Parts) -> Intake:
         randomness=bench.randomness,
         turn=parts.state.turn,
     )
+    bench.adjustments.append(lambda changed: intake.adjust(_intake_settings(changed)))
+    return intake
 
 
 def _renewal(bench: Bench, parts: Parts) -> Renewal:

@@ -5,10 +5,10 @@ from types import FrameType
 import pytest
 
 from ai_task_processor.app import World
-from ai_task_processor.daemon import Daemon
+from ai_task_processor.daemon import Daemon, reread_settings
 from ai_task_processor.settings import load_settings
 
-NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 def meant_before(_number: int, _frame: FrameType | None) -> None:
@@ -32,7 +32,7 @@ def daemon() -> Daemon:
         oauth2_client_secret="secret",
         processing_mode="mock",
     )
-    return Daemon(settings, World())
+    return Daemon(settings, reread_settings, World())
 
 
 async def test_signals_are_the_daemons_while_it_lives_and_mean_afterwards_what_they_meant_before() -> None:

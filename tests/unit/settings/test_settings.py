@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from ai_task_processor.domain.errors import ConfigurationError
-from ai_task_processor.settings import PLACEHOLDER_KEY, SECRETS, Settings, load_settings
+from ai_task_processor.settings import (
+    ADJUSTABLE,
+    PLACEHOLDER_KEY,
+    SECRETS,
+    Settings,
+    changes_between,
+    load_access,
+    load_settings,
+)
 
 REQUIRED = {
     "API_BASE_URL": "https://api.example.com",
@@ -217,3 +225,70 @@ def test_the_example_file_shows_every_setting_and_its_default() -> None:
 
 def test_the_example_file_is_a_usable_configuration() -> None:
     assert load_settings(Path(__file__).parents[3] / ".env.example").mode == "local"
+
+
+# --- Other settings while the daemon runs
+
+
+def test_what_may_change_is_taken_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load(monkeypatch)
+    other = {
+        "RATE_LIMIT_ENABLED": "false",
+        "COST_LIMIT_PER_DAY": "2.50",
+        "SUPPORTED_MODELS": "a,b",
+        "POLLING_INTERVAL_SECONDS": "7.5",
+        "LOG_LEVEL": "error",
+    }
+    for name, value in other.items():
+        monkeypatch.setenv(name, value)
+    after = load_settings(before=before)
+    assert set(changes_between(before, after)) == {
+        "RATE_LIMIT_ENABLED: true became false",
+        "COST_LIMIT_PER_DAY: 0 became 2.50",
+        "SUPPORTED_MODELS: nomic-embed-text became a,b",
+        "POLLING_INTERVAL_SECONDS: 30 became 7.5",
+        "LOG_LEVEL: INFO became ERROR",
+    }
+    assert changes_between(after, load_settings(before=after)) == ()
+
+
+@pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - ADJUSTABLE))
+def test_anything_else_needs_a_restart(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    before = load(monkeypatch)
+    changed = before.model_copy(update={name: SecretStr("of another kind") if name in SECRETS else "another"})
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(before=changed)
+    (fault,) = caught.value.faults
+    assert fault.startswith(f"{name.upper()}: ")
+    assert fault.endswith("a restart is needed for that")
+    assert "of another kind" not in fault
+
+
+def test_all_faults_of_a_change_are_in_one_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load(monkeypatch)
+    monkeypatch.setenv("BATCH_SIZE", "32")
+    monkeypatch.setenv("POLLING_INTERVAL_SECONDS", "often")
+    monkeypatch.setenv("ORY_PROJECT_SLUG", "")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(before=before)
+    assert sorted(fault.partition(":")[0] for fault in caught.value.faults) == [
+        "BATCH_SIZE",
+        "ORY_PROJECT_SLUG",
+        "POLLING_INTERVAL_SECONDS",
+    ]
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "its.env"
+    file.write_bytes(b"LOG_LEVEL=\xff\xfe")
+    with pytest.raises(ConfigurationError, match=r"its.env' cannot be read: it is not UTF-8"):
+        load_settings(file)
+
+
+def test_how_the_running_daemon_is_asked_needs_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("knock-knock\n")
+    for name, value in {"METRICS_HOST": "::", "METRICS_PORT": "9000", "POLL_TOKEN_FILE": "token"}.items():
+        monkeypatch.setenv(name, value)
+    access = load_access()
+    assert (access.url, access.token) == ("http://[::1]:9000", "knock-knock")
+    assert "knock" not in repr(access)
