@@ -52,6 +52,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     FAILED = 1
+    UNREACHABLE = 69
     DEFECT = 70
     STATE = 74
     CONFIGURATION = 78
@@ -113,8 +114,8 @@ def run(env_file: EnvFile = DEFAULT_ENV_FILE) -> None:
     SIGUSR1: poll the API now. SIGHUP: read `.env` and secret files again; limits, `POLLING_INTERVAL_SECONDS`,
     `SUPPORTED_MODELS` and `LOG_LEVEL` may change, anything else is refused as a whole.
 
-    **Routes** on `METRICS_HOST:METRICS_PORT`: `/health`, `/ready`, `/metrics`; with `POLL_TOKEN` also `POST /poll`,
-    `/pause` and `/resume`.
+    **Routes** on `METRICS_HOST:METRICS_PORT`: `/` is a status page for people, `/status` the same as JSON; `/health`,
+    `/ready` and `/metrics` are for machines; with `POLL_TOKEN` also `POST /poll`, `/pause` and `/resume`.
 
     **Exit codes.** 0 stopped as asked; 70 a defect; 74 the state file cannot be used; 78 the configuration cannot be
     used (every fault is listed).
@@ -195,7 +196,7 @@ def health(
     ] = None,
     patience: Annotated[float, typer.Option(min=0.1, help="Seconds until an answer counts as none.")] = 3.0,
 ) -> None:
-    """Ask a running daemon whether it is alive, and print its answer.
+    """Ask a running daemon whether it is alive, and print its answer, which is JSON.
 
     Exit code 0 if it is, 1 if not. For supervisors that run a command; `python -m ai_task_processor.health` does the
     same in a third of the time. `METRICS_HOST` and `METRICS_PORT` are taken from the environment, not from `.env`.
@@ -203,6 +204,35 @@ def health(
     from ai_task_processor.health import ask  # noqa: PLC0415
 
     raise typer.Exit(ask(url, patience=patience))
+
+
+@app.command()
+def status(
+    env_file: EnvFile = DEFAULT_ENV_FILE,
+    *,
+    url: Annotated[
+        str | None, typer.Option(help="Address of the daemon.", show_default="METRICS_HOST and METRICS_PORT")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again every other second.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how the running daemon is: what it does, what it waits for, limits, money, failures, parked tasks.
+
+    The facts are those of the status page at the address itself. With `--watch` and `--json` each look is one line.
+
+    **Exit codes.** 0 ready; 1 not ready; 69 no daemon answers.
+    """
+    from ai_task_processor.settings import load_ops_url  # noqa: PLC0415
+    from ai_task_processor.status import Unreachable, show_status, watch_status  # noqa: PLC0415
+
+    where = url or load_ops_url(_existing(env_file))
+    try:
+        if watch:
+            watch_status(where, as_json=as_json)
+        elif not show_status(where, as_json=as_json):
+            raise typer.Exit(ExitCode.FAILED)
+    except Unreachable as error:
+        _end("It cannot be shown:", [str(error)], code=ExitCode.UNREACHABLE)
 
 
 @app.command()
@@ -274,6 +304,8 @@ def journal_show(
 def journal_retry(
     task_ids: Annotated[list[str] | None, typer.Argument(help="Ids of tasks; none means all that are parked.")] = None,
     env_file: EnvFile = DEFAULT_ENV_FILE,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Send parked results again, and let rows that wait for a later time wait no longer.
 
@@ -281,7 +313,7 @@ def journal_retry(
     """
     from ai_task_processor.state_commands import retry_rows  # noqa: PLC0415
 
-    retry_rows(_state_location(env_file), task_ids or [])
+    retry_rows(_state_location(env_file), task_ids or [], as_json=as_json)
 
 
 @journal.command("export")
@@ -308,7 +340,10 @@ def spaces_list(env_file: EnvFile = DEFAULT_ENV_FILE, *, as_json: AsJson = False
 
 @spaces.command("forget")
 def spaces_forget(
-    model: Annotated[str, typer.Argument(help="Name of a model.")], env_file: EnvFile = DEFAULT_ENV_FILE
+    model: Annotated[str, typer.Argument(help="Name of a model.")],
+    env_file: EnvFile = DEFAULT_ENV_FILE,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Forget what is known of a model, so that another length of its vectors is believed.
 
@@ -317,7 +352,7 @@ def spaces_forget(
     """
     from ai_task_processor.state_commands import forget_spaces  # noqa: PLC0415
 
-    forget_spaces(_state_location(env_file), model)
+    forget_spaces(_state_location(env_file), model, as_json=as_json)
 
 
 def _ask(wish: str, env_file: Path, *, as_json: bool) -> None:
