@@ -1,6 +1,6 @@
 """What performing a task can come to: a closed set of values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ai_task_processor.domain.task import JsonValue
@@ -10,9 +10,14 @@ FLOAT32_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """An embedding as float32 numbers, little-endian, one after the other: the form in which it is stored."""
+    """An embedding as float32 numbers, little-endian, one after the other: the form in which it is stored.
+
+    ``kept_as`` names the copy that the state keeps of it already, so that it need not be written down twice; empty
+    where there is none.
+    """
 
     data: bytes
+    kept_as: bytes = field(default=b"", compare=False)
 
     @property
     def dimensions(self) -> int:

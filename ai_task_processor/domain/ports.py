@@ -252,7 +252,7 @@ class Embeddings:
     ``model`` and ``provider`` name who made them; ``tokens`` is what the provider counted for all of them together, 0
     where it does not count. ``known`` are the places of texts for which nothing was asked and nothing counted: their
     vectors were known from before, or came with another call's request. ``quota`` is what the provider says of its own
-    limits.
+    limits. ``kept_as`` is empty, or has for each vector what :class:`~ai_task_processor.domain.outcome.Vector` says.
     """
 
     vectors: tuple[bytes, ...]
@@ -261,6 +261,7 @@ class Embeddings:
     tokens: int = 0
     known: frozenset[int] = frozenset()
     quota: Quota | None = None
+    kept_as: tuple[bytes, ...] = ()
 
 
 class EmbeddingProvider(Protocol):

@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, RowMapping, Select, select, text
+from sqlalchemy import Column, Connection, Label, RowMapping, Select, func, select, text
 
 from ai_task_processor.domain.task import JsonValue
 from ai_task_processor.journal.encoding import VECTOR, Damaged, decoded, vector_numbers
 from ai_task_processor.journal.state import State
 from ai_task_processor.storage.engine import Storage
-from ai_task_processor.storage.schema import tasks
+from ai_task_processor.storage.schema import embedding_cache, tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,14 @@ UNFINISHED: Final = frozenset(State) - {State.REPORTED}
 
 _PAGE: Final = 500
 _FACTS: Final = [tasks.c[field.name] for field in fields(Row)]
+
+_ENTRY_S_VECTOR = (
+    select(func.substr(embedding_cache.c.entry, -4 * tasks.c.dimensions))
+    .where(embedding_cache.c.key == tasks.c.result_key)
+    .scalar_subquery()
+)
+_RESULT: Final = func.coalesce(tasks.c.result, _ENTRY_S_VECTOR).label("result")
+"""See ``storage/vectors.py``."""
 
 _IS_PARKED = text("state <> 'reported' AND state = 'parked'")
 """Without parameters and as in the index that serves it (storage/schema.py), or the index would not be used."""
@@ -97,12 +105,12 @@ class OperatorJournal:
     async def export(self, *, texts: bool = False) -> AsyncIterator[dict[str, Any]]:
         """Every row by id as a plain dictionary; with ``texts`` also what it holds as ``content`` and ``result``."""
         after = ""
-        while page := await self._page(after, (tasks.c.content, tasks.c.result) if texts else ()):
+        while page := await self._page(after, (tasks.c.content, _RESULT) if texts else ()):
             for columns in page:
                 yield asdict(_row(columns)) | (_texts(columns) if texts else {})
             after = page[-1]["id"]
 
-    async def _page(self, after: str, more: Sequence[Column[Any]]) -> Sequence[RowMapping]:
+    async def _page(self, after: str, more: Sequence[Column[Any] | Label[Any]]) -> Sequence[RowMapping]:
         wanted = select(*_FACTS, *more).where(tasks.c.id > after).order_by(tasks.c.id).limit(_PAGE)
         return await self._storage.read(lambda connection: connection.execute(wanted).mappings().all())
 

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 from sqlalchemy import Connection, text
 
 from ai_task_processor.domain.clock import Clock
-from ai_task_processor.domain.outcome import Deferred, Outcome
+from ai_task_processor.domain.outcome import Deferred, Outcome, Succeeded, Vector
 from ai_task_processor.domain.ports import Backlog, Entry
 from ai_task_processor.domain.task import Task, urgency
 from ai_task_processor.journal.encoding import DAMAGED, Damaged, decoded, encoded, outcome_columns, outcome_of, storable
@@ -17,6 +17,7 @@ from ai_task_processor.journal.state import LONGEST_WAIT
 from ai_task_processor.storage.bulk import execute_each
 from ai_task_processor.storage.engine import Storage
 from ai_task_processor.storage.statements import statement
+from ai_task_processor.storage.vectors import keys_kept
 
 Parameters: TypeAlias = dict[str, Any]
 
@@ -63,8 +64,9 @@ _SET_ASIDE = text("""
 """)
 
 _SETTLE = statement("""
-    UPDATE tasks SET state = :state, settled_at = :now, content = NULL, result = :result, outcome = :outcome,
-                     model = :model, provider = :provider, tokens = :tokens, dimensions = :dimensions, error = :error
+    UPDATE tasks SET state = :state, settled_at = :now, content = NULL, result = :result, result_key = :result_key,
+                     outcome = :outcome, model = :model, provider = :provider, tokens = :tokens,
+                     dimensions = :dimensions, error = :error
     WHERE id = :id AND state = 'claimed' /*AND claimed_by = :me*/
 """)
 _DEFER = statement("""
@@ -82,13 +84,15 @@ _OLDEST_UNREPORTED = statement("""
     ORDER BY settled_at, id LIMIT :limit
 """)
 _OUTCOMES = statement("""
-    SELECT id, type, correlation_id, settled_at, deliveries, outcome, result, error, model, provider, tokens, dimensions
+    SELECT id, type, correlation_id, settled_at, deliveries, outcome, COALESCE(result, (
+        SELECT substr(entry, -4 * dimensions) FROM embedding_cache WHERE key = result_key
+    )), error, model, provider, tokens, dimensions
     FROM tasks WHERE id IN :ids AND state IN ('succeeded', 'failed') /*AND claimed_by = :me*/ ORDER BY settled_at, id
 """)
 
 _REPORTED = statement("""
     UPDATE tasks SET state = 'reported', reported_at = :now, reported_mark = :mark, content = NULL, result = NULL,
-                     reason = NULL, not_before = 0
+                     result_key = NULL, reason = NULL, not_before = 0
     WHERE id = :id AND state IN ('claimed', 'succeeded', 'failed') /*AND claimed_by = :me*/
 """)
 _POSTPONE = statement("""
@@ -318,13 +322,25 @@ def _tasks(rows: Iterable[Any]) -> tuple[list[Task], list[Parameters]]:
 def _settle(connection: Connection, me: str, outcomes: Mapping[str, Outcome], now: float) -> None:
     settled: list[Parameters] = []
     deferred: list[Parameters] = []
+    keys = keys_kept(connection, {name for outcome in outcomes.values() if (name := _kept_as(outcome))})
     for task_id, outcome in outcomes.items():
         if isinstance(outcome, Deferred):
             deferred.append({"me": me, **_deferral(task_id, outcome)})
-        else:
-            settled.append({"id": task_id, "me": me, "now": now, **outcome_columns(outcome)})
+            continue
+        row = {
+            "id": task_id,
+            "me": me,
+            "now": now,
+            "result_key": keys.get(_kept_as(outcome)),
+            **outcome_columns(outcome),
+        }
+        settled.append(row if row["result_key"] is None else row | {"result": None})
     execute_each(connection, _SETTLE, settled)
     execute_each(connection, _DEFER, deferred)
+
+
+def _kept_as(outcome: Outcome) -> bytes:
+    return outcome.result.kept_as if isinstance(outcome, Succeeded) and isinstance(outcome.result, Vector) else b""
 
 
 def _deferral(task_id: str, outcome: Deferred) -> Parameters:

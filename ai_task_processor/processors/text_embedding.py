@@ -98,8 +98,8 @@ class TextEmbedding:
         answer = await self._provider.embed(texts, model=requests[0].model, dimensions=requests[0].dimensions)
         sizes = [0 if place in answer.known else work.size for place, work in enumerate(batch.works)]
         return {
-            work.task.id: _succeeded(answer, vector, tokens)
-            for work, vector, tokens in zip(batch.works, answer.vectors, _shares(answer.tokens, sizes), strict=True)
+            work.task.id: Succeeded(vector, answer.model, answer.provider, tokens)
+            for work, vector, tokens in zip(batch.works, _vectors(answer), _shares(answer.tokens, sizes), strict=True)
         }
 
     def _request(self, content: JsonValue) -> _Request:
@@ -170,8 +170,8 @@ def _key(request: _Request) -> str:
     return request.model if request.dimensions is None else f"{request.model} {request.dimensions}"
 
 
-def _succeeded(answer: Embeddings, vector: bytes, tokens: int) -> Succeeded:
-    return Succeeded(result=Vector(vector), model=answer.model, provider=answer.provider, tokens=tokens)
+def _vectors(answer: Embeddings) -> Iterator[Vector]:
+    return map(Vector, answer.vectors, answer.kept_as) if answer.kept_as else map(Vector, answer.vectors)
 
 
 def _shares(total: int, sizes: Sequence[int]) -> Iterator[int]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ai_task_processor.providers.models import canonical
+from ai_task_processor.storage.vectors import CHECKSUM_BYTES
 
 KEY_BYTES = 32
 """Too many to be met twice, by chance or on purpose."""
 
-_CHECKSUM_BYTES = 4
 _LENGTH_BYTES = 2
 
 
@@ -73,12 +73,12 @@ def packed(key: bytes, kept: Kept) -> bytes:
 
 def unpacked(key: bytes, data: bytes) -> Kept | None:
     """The entry as it was packed under ``key``; None where anything about it is not as it was."""
-    body = data[_CHECKSUM_BYTES:]
-    if len(body) < _LENGTH_BYTES or data[:_CHECKSUM_BYTES] != _checksum(key, body):
+    body = data[CHECKSUM_BYTES:]
+    if len(body) < _LENGTH_BYTES or data[:CHECKSUM_BYTES] != _checksum(key, body):
         return None
     end = _LENGTH_BYTES + int.from_bytes(body[:_LENGTH_BYTES], "little")
     return Kept(vector=body[end:], model=body[_LENGTH_BYTES:end].decode(errors="replace"))
 
 
 def _checksum(key: bytes, body: bytes) -> bytes:
-    return zlib.crc32(body, zlib.crc32(key)).to_bytes(_CHECKSUM_BYTES, "little")
+    return zlib.crc32(body, zlib.crc32(key)).to_bytes(CHECKSUM_BYTES, "little")

@@ -10,6 +10,7 @@ from ai_task_processor.domain.outcome import FLOAT32_BYTES
 from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings, Observer
 from ai_task_processor.providers.cache import CacheStore, Kept, cache_key, packed, unpacked
 from ai_task_processor.providers.checks import Usual, usual_length
+from ai_task_processor.storage.vectors import name_of
 
 
 class Cached:
@@ -70,6 +71,7 @@ class Cached:
             provider=self.name,
             tokens=found.tokens,
             known=frozenset(place for place, key in enumerate(keys) if key not in found.asked),
+            kept_as=tuple(found.kept_as.get(key, b"") for key in keys),
         )
 
     async def _find(self, wanted: Mapping[bytes, str], found: "_Found") -> None:
@@ -105,7 +107,8 @@ class Cached:
 
     async def _remembered(self, own: Mapping[bytes, str], found: "_Found") -> Mapping[bytes, Kept]:
         left_over = {key: self._left_over.pop(key) for key in own if key in self._left_over}
-        entries = {key: unpacked(key, data) for key, data in (await self._store.get_many(own)).items()}
+        stored = await self._store.get_many(own)
+        entries = {key: unpacked(key, data) for key, data in stored.items()}
         usable = left_over | {
             key: kept for key, kept in entries.items() if kept is not None and self._fits(kept, found)
         }
@@ -114,6 +117,7 @@ class Cached:
             await self._store.drop(damaged)
             self._observer(CacheDamaged(provider=self.name, model=found.model, count=len(damaged)))
         found.remember(usable)
+        found.kept_as.update((key, name_of(key, stored[key])) for key in usable if key in stored)
         return usable
 
     def _fits(self, kept: Kept, found: "_Found") -> bool:
@@ -130,7 +134,9 @@ class Cached:
         if flight:
             flight.answers.update(fresh)
             flight.landed.set()  # the others need not wait until it is stored, and lose nothing if this call dies now
-        evicted = await self._store.put_many({key: packed(key, kept) for key, kept in fresh.items()})
+        entries = {key: packed(key, kept) for key, kept in fresh.items()}
+        evicted = await self._store.put_many(entries)
+        found.kept_as.update((key, name_of(key, entry)) for key, entry in entries.items())
         filling = self._store.filling()
         self._observer(CacheFilled(entries=filling.entries, size=filling.size, evicted=evicted))
 
@@ -154,6 +160,7 @@ class _Found:
     model: str
     dimensions: int | None
     kept: dict[bytes, Kept] = field(default_factory=dict)
+    kept_as: dict[bytes, bytes] = field(default_factory=dict)
     asked: set[bytes] = field(default_factory=set)
     tokens: int = 0
     hits: int = 0

@@ -42,7 +42,22 @@ def _add_replicas(connection: Connection) -> None:
     """)
 
 
-STEPS: Mapping[int, Step] = MappingProxyType({2: _add_cache_and_spaces, 3: _add_replicas})
+def _add_references(connection: Connection) -> None:
+    sqlite = connection.dialect.name == "sqlite"
+    connection.exec_driver_sql(f"ALTER TABLE tasks ADD COLUMN result_key {'BLOB' if sqlite else 'BYTEA'}")
+    connection.exec_driver_sql("CREATE INDEX tasks_by_vector ON tasks (result_key) WHERE result_key IS NOT NULL")
+    if sqlite:
+        connection.exec_driver_sql("""
+            CREATE TRIGGER results_outlive_cache BEFORE DELETE ON embedding_cache
+            WHEN EXISTS (SELECT 1 FROM tasks WHERE result_key = OLD.key)
+            BEGIN
+                UPDATE tasks SET result = substr(OLD.entry, -4 * dimensions), result_key = NULL
+                WHERE result_key = OLD.key;
+            END
+        """)
+
+
+STEPS: Mapping[int, Step] = MappingProxyType({2: _add_cache_and_spaces, 3: _add_replicas, 4: _add_references})
 """For each schema number above 1, what makes it out of the one before.
 
 There is no PostgreSQL database of a schema below 3: steps up to that one are for SQLite.

@@ -1,6 +1,19 @@
 """Every table of the state database, as the newest version of the program has them."""
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    event,
+    text,
+)
 
 metadata = MetaData()
 
@@ -34,8 +47,9 @@ tasks = Table(
     Column("content", LargeBinary),  # JSON, deflated where that pays; forgotten when settled
     Column("result", LargeBinary),  # float32 numbers, or as the content; forgotten when reported
     Column("claimed_by", Text),  # the replica that performs or delivers it, where there are several
+    Column("result_key", LargeBinary),  # of the entry of the cache that ends with the result, where it is not here
 )
-"""The long columns are last, but for one that SQLite never reads: what stands behind them is slow to reach."""
+"""The long columns are last, but for those that SQLite does not read beside them: what is behind is slow to reach."""
 
 _UNFINISHED = text("state <> 'reported'")
 _READY = text("state = 'due' AND not_before = 0")
@@ -57,6 +71,8 @@ Index(
 )
 Index("tasks_unreported", _row.settled_at, _row.id, sqlite_where=_UNREPORTED, postgresql_where=_UNREPORTED)
 Index("tasks_reported", _row.reported_at, sqlite_where=_REPORTED, postgresql_where=_REPORTED)
+_REFERRING = _row.result_key.is_not(None)
+Index("tasks_by_vector", _row.result_key, sqlite_where=_REFERRING, postgresql_where=_REFERRING)
 
 limit_buckets = Table(
     "limit_buckets",
@@ -76,6 +92,17 @@ embedding_cache = Table(
     Column("entry", LargeBinary, nullable=False),  # checksum, model, vector
 )
 Index("embedding_cache_by_use", embedding_cache.c.used, embedding_cache.c.size)
+
+_RESULTS_OUTLIVE_CACHE = """
+    CREATE TRIGGER results_outlive_cache BEFORE DELETE ON embedding_cache
+    WHEN EXISTS (SELECT 1 FROM tasks WHERE result_key = OLD.key)
+    BEGIN
+        UPDATE tasks SET result = substr(OLD.entry, -4 * dimensions), result_key = NULL WHERE result_key = OLD.key;
+    END
+"""
+"""Whoever drops an entry, for whatever reason: an outcome that was not delivered yet keeps its vector."""
+
+event.listen(embedding_cache, "after_create", DDL(_RESULTS_OUTLIVE_CACHE).execute_if(dialect="sqlite"))  # type: ignore[no-untyped-call]  # not annotated there
 
 spaces = Table(
     "spaces",

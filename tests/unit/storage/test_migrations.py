@@ -73,7 +73,8 @@ async def test_another_schema_may_be_prepared() -> None:
 def shape(connection: Connection) -> dict[str, object]:
     """Everything that a schema is, without the words in which it was declared."""
     found = inspect(connection)
-    return {
+    triggers = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
+    return {f"trigger {name}": " ".join(sql.split()) for name, sql in triggers} | {
         name: (
             [(column["name"], str(column["type"]), column["nullable"]) for column in found.get_columns(name)],
             found.get_pk_constraint(name)["constrained_columns"],
