@@ -1,14 +1,12 @@
 """The whole daemon: inside the test on simulated time, or as a process of its own; real sockets and files in both."""
 
 import asyncio
-import functools
 import json
 import os
 import random
-import selectors
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,7 +29,7 @@ from ai_task_processor.storage.engine import Storage, open_storage
 from ai_task_processor.wiring.engines import MakeEngine, make_engine
 from ai_task_processor.wiring.state import State, state_in
 from tests.fakes.task_api_server import CLIENT_ID, CLIENT_SECRET, FakeTaskApi
-from tests.fakes.time import LoopClock
+from tests.fakes.time import LoopClock, on_simulated_time
 
 E = TypeVar("E", bound=Event)
 P = ParamSpec("P")
@@ -42,6 +40,9 @@ MODEL = "nomic-embed-text"
 GLANCE = 60.0
 """Simulated seconds between looks of idle stages, which cost the more the longer a test pretends to wait."""
 
+PATIENCE = 0.001
+"""Real seconds in which what was sent over loopback has come."""
+
 # --- Simulated time with sockets --------------------------------------------------------------------------------------
 
 
@@ -51,46 +52,7 @@ def simulated_time(test: Callable[P, Awaitable[T]]) -> Callable[P, T]:
     Client and server must both run on this loop: what one sends to the other over loopback has arrived at once, so
     that a loop with nothing to read has nothing to do before its next timer.
     """
-
-    @functools.wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        async def main() -> T:
-            return await test(*args, **kwargs)
-
-        with asyncio.Runner(loop_factory=SocketTimeLoop) as runner:
-            return runner.run(main())
-
-    return run
-
-
-class SocketTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time moves only when nothing can be read or written: then to the next timer."""
-
-    def __init__(self) -> None:
-        self._elapsed = 0.0
-        super().__init__(_PatientSelector(self._skip))
-
-    def time(self) -> float:
-        return self._elapsed
-
-    def _skip(self, seconds: float) -> None:
-        self._elapsed += seconds
-
-
-class _PatientSelector(selectors.DefaultSelector):
-    PATIENCE = 0.001
-
-    def __init__(self, skip: Callable[[float], None]) -> None:
-        super().__init__()
-        self._skip_time = skip
-
-    def select(self, timeout: float | None = None) -> Sequence[tuple[selectors.SelectorKey, int]]:
-        if timeout is None or timeout <= 0:
-            return super().select(timeout)
-        ready = super().select(self.PATIENCE)
-        if not ready:
-            self._skip_time(timeout)
-        return ready
+    return on_simulated_time(test, patience=PATIENCE)
 
 
 class Inline(Executor):

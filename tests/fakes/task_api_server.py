@@ -192,10 +192,17 @@ class FakeTaskApi:
                 bodies.setdefault(request.task_id, []).append(request.body)
         return bodies
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a request after whose arrival ``condition`` holds; return at once if it holds already."""
-        while not condition():
-            await self._arrival.wait()
+    async def until(self, condition: Callable[[], bool], *, within: float = 60.0) -> None:
+        """Wait for a request after whose arrival ``condition`` holds; return at once if it holds already.
+
+        At most ``within`` seconds of the loop's time, which may be simulated.
+        """
+        try:
+            async with asyncio.timeout(within):
+                while not condition():
+                    await self._arrival.wait()
+        except TimeoutError:
+            raise AssertionError(f"what was waited for did not come in {within:g} s: {dict(self.states())}") from None
 
     def states(self) -> Counter[str]:
         """How many tasks are in each state."""

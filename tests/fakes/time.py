@@ -44,26 +44,15 @@ class LoopClock:
         return asyncio.get_running_loop().time()
 
 
-def virtual_time(test: Callable[P, Awaitable[T]]) -> Callable[P, T]:
-    """Run an async test on a loop whose timers fire at once, in order, as if the time between had passed."""
+class SimulatedLoop(asyncio.SelectorEventLoop):
+    """An event loop in which waiting costs nothing: with nothing to do it moves its time to the next timer.
 
-    @functools.wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        async def main() -> T:
-            return await test(*args, **kwargs)
+    Before it says that there is nothing to do it looks for ``patience`` real seconds whether something can be read.
+    """
 
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-            return runner.run(main())
-
-    return run
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop in which waiting costs nothing: with nothing to do it moves its time to the next timer."""
-
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 0.0) -> None:
         self._elapsed = 0.0
-        super().__init__(_SkippingSelector(self._skip))
+        super().__init__(_SkippingSelector(patience, self._skip))
 
     def time(self) -> float:
         return self._elapsed
@@ -73,14 +62,34 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 class _SkippingSelector(selectors.DefaultSelector):
-    def __init__(self, skip: Callable[[float], None]) -> None:
+    def __init__(self, patience: float, skip: Callable[[float], None]) -> None:
         super().__init__()
+        self._patience = patience
         self._skip_time = skip
 
     def select(self, timeout: float | None = None) -> Sequence[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout <= 0:
             return super().select(timeout)
-        ready = super().select(0)
+        ready = super().select(self._patience)
         if not ready:
             self._skip_time(timeout)
         return ready
+
+
+def on_simulated_time(test: Callable[P, Awaitable[T]], *, patience: float = 0.0) -> Callable[P, T]:
+    """``test``, run on such a loop of its own."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        async def main() -> T:
+            return await test(*args, **kwargs)
+
+        with asyncio.Runner(loop_factory=functools.partial(SimulatedLoop, patience)) as runner:
+            return runner.run(main())
+
+    return run
+
+
+def virtual_time(test: Callable[P, Awaitable[T]]) -> Callable[P, T]:
+    """Run an async test on a loop whose timers fire at once, in order, as if the time between had passed."""
+    return on_simulated_time(test)
