@@ -61,6 +61,7 @@ _IS_PARKED = text("state <> 'reported' AND state = 'parked'")
 """Without parameters and as in the index that serves it (storage/schema.py), or the index would not be used."""
 
 _PARKED = select(tasks.c.id).where(_IS_PARKED)
+_PARKED_ROWS = select(*_FACTS).where(_IS_PARKED).order_by(tasks.c.accepted_at, tasks.c.id)
 _DROP_DAMAGED = text("DELETE FROM tasks WHERE id = :id AND state = 'parked' AND outcome = 'damaged'")
 _UNPARK = text("""
     UPDATE tasks SET not_before = 0, deliveries = 0, reason = NULL,
@@ -86,8 +87,7 @@ class OperatorJournal:
 
     async def parked(self, limit: int) -> tuple[Row, ...]:
         """Parked rows, longest held first; costs next to nothing, however many rows of other states there are."""
-        wanted = select(*_FACTS).where(_IS_PARKED).order_by(tasks.c.accepted_at, tasks.c.id).limit(limit)
-        return await self._storage.read(lambda connection: _rows(connection, wanted))
+        return await self._storage.read(lambda connection: _rows(connection, _PARKED_ROWS.limit(limit)))
 
     async def show(self, task_id: str) -> Row | None:
         """One row, if there is one."""

@@ -28,6 +28,9 @@ PACE = 1.0
 LARGEST_SHARE = 0.05
 """How much of the time may be spent on asking the journal, which has other things to do."""
 
+LONGEST_PACE = 5.0
+"""Seconds that a look is shown at most, however long it took."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -79,7 +82,7 @@ class Lookout:
             if self._status is None or began >= self._good_until:
                 self._status = await self._look()
                 ended = self._clock.monotonic()
-                self._good_until = ended + max(PACE, (ended - began) / LARGEST_SHARE)
+                self._good_until = ended + min(LONGEST_PACE, max(PACE, (ended - began) / LARGEST_SHARE))
             return self._status
 
     async def _look(self) -> Status:

@@ -54,6 +54,11 @@ class Window:
         return self.remaining <= 0
 
     @property
+    def is_budget(self) -> bool:
+        """Whether it is for long: a minute that is full is how a limit works, a day that is full is worth a look."""
+        return self.window in {"day", "week", "month"}
+
+    @property
     def share(self) -> float:
         """How much of it is used, from 0 to 1."""
         return min(1.0, self.current / self.limit) if self.limit else 1.0

@@ -62,14 +62,14 @@ _RESTING: Mapping[State, tuple[str, str]] = {
 
 
 def _failing(status: Status) -> str:
-    return " and ".join(readable(name) for name, check in status.checks.items() if not check.ok)
+    return ", ".join(readable(name) for name, check in status.checks.items() if not check.ok)
 
 
 def _doing(status: Status) -> str:
     if status.in_flight:
         return f"At work on {plural(status.in_flight, 'task')}."
     if full := [one for one in status.windows if one.is_full]:
-        return f"Waits until there is room: {limit_name(full[0])} are used up."
+        return f"Waits until there is room again: {limit_name(full[0])} are used up."
     if status.backlog and status.backlog.ready:
         return f"{plural(status.backlog.ready, 'task')} to be taken up."
     if status.backlog and status.backlog.deferred:
@@ -89,8 +89,10 @@ def _worries(status: Status) -> Iterator[str]:
     for breaker in status.breakers:
         if breaker.state != "closed":
             yield f"The circuit breaker of {readable(breaker.name)} is {readable(breaker.state)}: {breaker.reason}"
+    if fails_much(status.hour):
+        yield f"{count(status.hour.failed)} of {plural(status.hour.settled, 'task')} failed in an hour."
     for window in status.windows:
-        if window.is_full:
+        if window.is_full and window.is_budget:
             yield f"Used up: {limit_name(window)}; tasks wait and none fails."
 
 
@@ -125,13 +127,18 @@ class Figure:
 def figures(status: Status) -> tuple[Figure, ...]:
     """The numbers that are looked at first."""
     hour = status.hour
-    level: Level | None = "bad" if hour.failed > MANY * hour.settled else None
+    level: Level | None = "bad" if fails_much(hour) else None
     return (
         Figure("Settled in an hour", short_count(hour.settled), f"{count(status.minutes[-1].settled)} in this minute"),
         Figure("Failed in an hour", short_count(hour.failed), _share(hour), level),
         Figure("In flight", short_count(status.in_flight), "with an engine now"),
         *_held(status.backlog, status.at),
     )
+
+
+def fails_much(hour: Minute) -> bool:
+    """Whether so many tasks fail that somebody should look."""
+    return hour.failed > MANY * hour.settled
 
 
 def _share(hour: Minute) -> str:
@@ -180,7 +187,9 @@ def nothing_settled(status: Status) -> str:
 
 def window_level(window: Window) -> Level:
     """How near a limit is."""
-    return "bad" if window.is_full else "attention" if window.share >= NEARLY else "good"
+    if window.is_full and window.is_budget:
+        return "bad"
+    return "attention" if window.is_full or (window.is_budget and window.share >= NEARLY) else "good"
 
 
 def used(window: Window) -> tuple[str, str]:

@@ -3,10 +3,11 @@ from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from ai_task_processor.domain.outcome import Deferred, Failed, Outcome, Succeeded, Vector
 from ai_task_processor.domain.task import Task
+from ai_task_processor.journal import operator as operator_module
 from ai_task_processor.journal.operator import OperatorJournal
 from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.journal.state import State
@@ -69,6 +70,28 @@ class TestLooking:
 
     async def test_there_is_no_row_of_an_unknown_task(self, operator: OperatorJournal) -> None:
         assert await operator.show("unknown") is None
+
+
+class TestParked:
+    async def test_only_parked_rows_longest_held_first(self, state_url: str, clock: ManualClock) -> None:
+        async with open_storage(state_url) as storage:
+            journal, operator = SqlJournal(storage, clock), OperatorJournal(storage)
+            for task_id in ("c", "a", "b", "waits"):
+                await settled(journal, {task_id: VECTOR})
+                clock.advance(1)
+            for task_id in "abc":
+                await journal.park(task_id, f"refused {task_id}")
+            two = await operator.parked(2)
+            assert [(row.id, row.reason) for row in two] == [("c", "refused c"), ("a", "refused a")]
+            assert len(await operator.parked(99)) == 3
+
+    async def test_they_are_found_by_an_index(self, storage: Storage) -> None:
+        def plan(connection: Connection) -> str:
+            asked = operator_module._PARKED_ROWS.limit(5).compile(connection, compile_kwargs={"literal_binds": True})
+            found = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}")
+            return " / ".join(step.detail for step in found)
+
+        assert "SEARCH tasks USING INDEX tasks_by_state" in await storage.read(plan)
 
 
 class TestRetry:

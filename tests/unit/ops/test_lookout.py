@@ -94,16 +94,31 @@ async def test_a_slow_journal_is_asked_less_often() -> None:
     world = World()
 
     async def slowly() -> Backlog:
-        world.clock.advance(0.5)
+        world.clock.advance(0.1)
         return await world._count()
 
     world.backlog = slowly
     lookout = world.lookout()
     await lookout.status()
-    world.clock.advance(9)
+    world.clock.advance(1.9)
     await lookout.status()
     assert world.looks == 1
-    world.clock.advance(2)
+    world.clock.advance(0.2)
+    await lookout.status()
+    assert world.looks == 2
+
+
+async def test_however_slow_it_is_what_is_shown_is_never_old() -> None:
+    world = World()
+
+    async def very_slowly() -> Backlog:
+        world.clock.advance(1.5)
+        return await world._count()
+
+    world.backlog = very_slowly
+    lookout = world.lookout()
+    await lookout.status()
+    world.clock.advance(5)
     await lookout.status()
     assert world.looks == 2
 

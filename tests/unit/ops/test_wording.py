@@ -5,7 +5,7 @@ import pytest
 
 from ai_task_processor.domain.ports import Backlog
 from ai_task_processor.ops.health import Check
-from ai_task_processor.ops.status import Status, Window
+from ai_task_processor.ops.status import Minute, Status, Window
 from ai_task_processor.ops.wording import Headline, as_json, headline
 from tests.fakes.status import CHECKS, FRESH, PAUSED, SAMPLES, TROUBLED, WELL
 from tests.fakes.time import BEGINNING
@@ -22,8 +22,9 @@ FULL = Window("cost", "day", 5, 5, 0, BEGINNING + 60)
         (QUIET, "good", "Ready", "Nothing to do at the moment."),
         (replace(QUIET, backlog=Backlog(ready=1)), "good", "Ready", "1 task to be taken up."),
         (replace(QUIET, backlog=Backlog(deferred=2)), "good", "Ready", "2 tasks put off until later"),
+        (replace(QUIET, windows=TROUBLED.windows), "good", "Ready", "room again: tasks per minute are used up."),
         (replace(QUIET, windows=(FULL,)), "attention", "Ready, with", "money per day are used up"),
-        (FRESH, "bad", "Not ready", "It waits for: token and Task API."),
+        (FRESH, "bad", "Not ready", "It waits for: token, Task API."),
         (replace(WELL, phase="starting", checks=NOT_READY), "resting", "Starting", "nothing runs yet"),
         (replace(WELL, phase="stopping", checks=NOT_READY), "resting", "Stopping", "what is held is finished"),
         (PAUSED, "resting", "Paused", "until somebody resumes it"),
@@ -50,7 +51,8 @@ def worries(**facts: object) -> str:
         ({"backlog": Backlog(unreported=1, oldest_unreported=BEGINNING - 1_000)}, "for 16 min"),
         ({"breakers": TROUBLED.breakers}, "circuit breaker of openai is open: openai answered 503"),
         ({"refusals": PAUSED.refusals}, "openai is paused: insufficient_quota"),
-        ({"windows": TROUBLED.windows}, "tasks per minute; tasks wait and none fails"),
+        ({"windows": (FULL,)}, "Used up: money per day; tasks wait and none fails"),
+        ({"minutes": (Minute(succeeded=7, failed=3),)}, "3 of 10 tasks failed in an hour."),
         ({"paused": True, "checks": NOT_READY}, "It is paused"),
     ],
 )
@@ -61,6 +63,7 @@ def test_what_is_worth_a_look_is_told(facts: dict[str, object], words: str) -> N
 def test_nothing_worth_a_look_is_told_where_all_is_well() -> None:
     assert headline(WELL) == Headline("good", "Ready", "At work on 64 tasks.", ())
     assert worries(backlog=Backlog(unreported=1, oldest_unreported=BEGINNING - 800)) == ""
+    assert worries(windows=TROUBLED.windows) == "", "a full minute is how a limit works"
 
 
 @pytest.mark.parametrize("name", SAMPLES)
