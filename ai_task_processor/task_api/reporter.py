@@ -16,6 +16,9 @@ from ai_task_processor.task_api.wire import IN_PROGRESS, outcome_body, results_b
 MOST_AT_ONCE = 64
 """Outcomes that are sent together, at most: their callbacks must all end within the timeout of one request."""
 
+PARCELS_AT_ONCE = 2
+"""Requests with many results at a time: while the callbacks of one run, the next is on its way, and no more."""
+
 UNANSWERED = "the answer to many results says nothing about this one"
 
 
@@ -31,6 +34,7 @@ class ApiReporter:
         self._detailed = detailed
         self._size = ParcelSize()
         self._asking = False
+        self._places = asyncio.Semaphore(PARCELS_AT_ONCE)
 
     async def at_once(self) -> int:
         """Many, where the API has a route for that; while one caller learns that, the others go on without."""
@@ -71,7 +75,8 @@ class ApiReporter:
         if len(parcel) == 1:
             return await self._singly(parcel, entries)
         try:
-            said = verdicts(await self._client.patch_all(results_body(parcel)))
+            async with self._places:
+                said = verdicts(await self._client.patch_all(results_body(parcel)))
         except RouteMissing as error:
             self._features.lack(Feature.BULK, str(error))
             return await self._singly(parcel, entries)

@@ -5,7 +5,7 @@ import base64
 import contextlib
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias
@@ -14,7 +14,7 @@ from aiohttp import web
 
 from ai_task_processor.domain.clock import Clock, SystemClock
 
-Route: TypeAlias = Literal["token", "fetch", "patch"]
+Route: TypeAlias = Literal["token", "fetch", "patch", "claim", "bulk"]
 
 CLIENT_ID = "daemon"
 CLIENT_SECRET = "correct-horse-battery-staple"
@@ -55,7 +55,7 @@ def truncate() -> Fault:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A request as it arrived; ``body`` is JSON for a PATCH, the form for a token request."""
+    """A request as it arrived; ``body`` is the form for a token request, JSON for all others that have one."""
 
     route: Route
     path: str
@@ -72,6 +72,9 @@ class FakeTaskApi:
     listed in addition, as they are, whatever happens: room for malformed ones. ``patches`` holds the bodies that
     arrived for each id, ``applied`` those that took effect. ``token_life`` is sent as ``expires_in`` (None: not
     sent), and a token lives so long by ``clock``.
+
+    ``features`` names the optional routes that there are, claim and bulk; ``leases`` says of claimed tasks who has them
+    and until when. A fault of a task's PATCH is also the status of its result among many.
     """
 
     def __init__(self, *, clock: Clock | None = None, prefix: str = "") -> None:
@@ -87,6 +90,9 @@ class FakeTaskApi:
         self.ignore_limit = False
         self.forbid_error_field = False
         self.conflict_when_finished = False
+        self.features: set[str] = set()
+        self.leases: dict[str, tuple[str, float]] = {}
+        self.body_limit = BODY_LIMIT
         self.peak = Counter[str]()
         self._running = Counter[str]()
         self._prefix = prefix
@@ -179,17 +185,32 @@ class FakeTaskApi:
         return [request for request in self.requests if request.route == "fetch"]
 
     @property
+    def claims(self) -> list[Any]:
+        """The bodies of the requests that claimed or renewed."""
+        return [request.body for request in self.requests if request.route == "claim"]
+
+    @property
+    def bulks(self) -> list[list[str]]:
+        """The ids of each request with many results, or none."""
+        return [
+            [each["id"] for each in request.body["results"]] for request in self.requests if request.route == "bulk"
+        ]
+
+    @property
     def token_requests(self) -> list[Recorded]:
         """The requests for a token."""
         return [request for request in self.requests if request.route == "token"]
 
     @property
     def patches(self) -> dict[str, list[Any]]:
-        """The bodies that arrived for each task id, with or without effect."""
+        """The bodies that arrived for each task id, alone or among many, with or without effect."""
         bodies: dict[str, list[Any]] = {}
         for request in self.requests:
             if request.route == "patch":
                 bodies.setdefault(request.task_id, []).append(request.body)
+            elif request.route == "bulk":
+                for result in request.body["results"]:
+                    bodies.setdefault(result["id"], []).append(_without_id(result))
         return bodies
 
     async def until(self, condition: Callable[[], bool], *, within: float = 60.0) -> None:
@@ -211,10 +232,12 @@ class FakeTaskApi:
     # --- What it does -------------------------------------------------------------------------------------------------
 
     def _app(self) -> web.Application:
-        app = web.Application(client_max_size=BODY_LIMIT)
+        app = web.Application(client_max_size=self.body_limit)
         app.router.add_post("/oauth2/token", self._token)
         app.router.add_get(self._prefix + "/api/ai-tasks/pending", self._fetch)
         app.router.add_patch(self._prefix + "/api/ai-tasks/{id}", self._patch)
+        app.router.add_post(self._prefix + "/api/ai-tasks/claim", self._optional("claim", self._give))
+        app.router.add_patch(self._prefix + "/api/ai-tasks", self._optional("bulk", self._change_each))
         return app
 
     async def _token(self, request: web.Request) -> web.StreamResponse:
@@ -236,6 +259,21 @@ class FakeTaskApi:
         body = json.loads(raw)
         self._record("patch", request, task_id=task_id, body=body)
         return await self._answered("patch", task_id, request, lambda: self._change(request, task_id, body))
+
+    def _optional(
+        self, route: Literal["claim", "bulk"], work: Callable[[web.Request, Any], web.Response]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if route not in self.features:
+                return _error(404, f"Cannot {request.method} {request.path}")
+            try:
+                body = json.loads(await request.read())
+            except web.HTTPRequestEntityTooLarge:
+                return _error(413, "request entity too large")
+            self._record(route, request, body=body)
+            return await self._answered(route, None, request, lambda: work(request, body))
+
+        return handle
 
     def _record(self, route: Route, request: web.Request, *, task_id: str = "", body: Any = None) -> None:
         headers = dict(request.headers)
@@ -288,10 +326,45 @@ class FakeTaskApi:
     def _list(self, request: web.Request) -> web.Response:
         if not self._lets_in(request):
             return _error(self.refusal_status, "Unauthorized")
-        listed = self.entries + [task for task in self.tasks.values() if task["state"] == "pending"]
+        listed = self.entries + self._pending()
         if not self.ignore_limit:
             listed = listed[: int(request.query["limit"])]
         return web.json_response(listed)
+
+    def _pending(self) -> list[dict[str, Any]]:
+        for task_id, (_, until) in list(self.leases.items()):
+            if until <= self.clock.now():
+                self._free(task_id)
+        return [task for task in self.tasks.values() if task["state"] == "pending"]
+
+    def _free(self, task_id: str) -> None:
+        """The lease has ended; the task may have been deleted meanwhile."""
+        del self.leases[task_id]
+        if task_id in self.tasks:
+            self.tasks[task_id]["state"] = "pending"
+
+    def _give(self, request: web.Request, body: dict[str, Any]) -> web.Response:
+        if not self._lets_in(request):
+            return _error(self.refusal_status, "Unauthorized")
+        until = self.clock.now() + body["leaseSeconds"]
+        given = self._pending()[: body["limit"]]
+        renewed = [task_id for task_id in body.get("renew", []) if self.leases.get(task_id, ("",))[0] == body["worker"]]
+        self.leases |= {str(task["_id"]): (body["worker"], until) for task in given}
+        self.leases |= dict.fromkeys(renewed, (body["worker"], until))
+        for task in given:
+            task["state"] = "in_progress"
+        return web.json_response(given)
+
+    def _change_each(self, request: web.Request, body: dict[str, Any]) -> web.Response:
+        if not self._lets_in(request):
+            return _error(self.refusal_status, "Unauthorized")
+        return web.json_response({"results": [self._verdict(request, result) for result in body["results"]]})
+
+    def _verdict(self, request: web.Request, result: dict[str, Any]) -> dict[str, Any]:
+        fault = self._fault("patch", result["id"])
+        answer = self._change(request, result["id"], _without_id(result)) if fault is None or fault.effect else None
+        status = answer.status if fault is None and answer else fault.status if fault else 500
+        return {"id": result["id"], "status": status} | ({"error": "as it is"} if status >= 400 else {})
 
     def _change(self, request: web.Request, task_id: str, body: dict[str, Any]) -> web.Response:
         if not self._lets_in(request):
@@ -305,11 +378,16 @@ class FakeTaskApi:
             return _error(409, "Task is already finished")
         self.applied.setdefault(task_id, []).append(body)
         task.update(body)
+        self.leases.pop(task_id, None)
         return web.json_response(task)
 
     def _lets_in(self, request: web.Request) -> bool:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         return self._tokens.get(token, 0.0) > self.clock.now()
+
+
+def _without_id(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name != "id"}
 
 
 def _basic(header: str) -> tuple[str, str] | None:

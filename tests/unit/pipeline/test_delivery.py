@@ -264,6 +264,82 @@ async def test_one_task_that_is_not_ours_to_change_holds_up_no_other() -> None:
     assert (await house.journal.backlog()).unreported == 0
 
 
+# --- Several at once --------------------------------------------------------------------------------------------------
+
+
+def many(most: int = 10) -> House:
+    house = House()
+    house.reporter.most = most
+    return house
+
+
+async def test_several_outcomes_are_delivered_together() -> None:
+    house = many()
+    await house.settled(*(f"t{number:02}" for number in range(25)))
+    await house.drain()
+    assert house.reporter.companies == [10, 10, 5]
+    assert len(house.seen.of(Reported)) == 25
+    assert (await house.journal.backlog()).unreported == 0
+
+
+async def test_each_outcome_of_several_has_its_own_end() -> None:
+    house = many()
+    await house.settled(*"abcdefgh")
+    house.reporter.answers = {
+        "b": [Receipt.GONE],
+        "c": [Receipt.CONFLICT],
+        "d": [TaskApiRejected("too large")],
+        "e": [TaskApiUnavailable("callback failed")],
+        "f": [AuthenticationFailed("not yours")],
+        "g": [TaskApiUnavailable("nothing said")],
+    }
+    assert await house.delivery.step() == 0
+    assert not math.isinf(await house.delivery.step())
+    reported = {event.task_id: event.receipt for event in house.seen.of(Reported)}
+    assert reported == {"a": "taken", "b": "gone", "c": "conflict", "h": "taken"}
+    assert [event.task_id for event in house.seen.of(Parked)] == ["d"]
+    assert [event.task_id for event in house.seen.of(ReportPostponed)] == ["e", "f", "g"]
+    assert not house.seen.of(DeliveryHalted)
+    await house.drain()
+    assert len(house.seen.of(Reported)) == 7
+    assert (await house.journal.backlog()).unreported == 0
+
+
+async def test_what_has_failed_before_travels_alone() -> None:
+    """One of them may be what made the request fail: it shall not take the others with it for ever."""
+    house = many()
+    await house.settled("a", "b", "c")
+    poison = [TaskApiUnavailable("500")]
+    house.reporter.answers = {task_id: list(poison) for task_id in "abc"}
+    await house.delivery.step()
+    house.clock.advance(60)
+    await house.settled("d", "e")
+    await house.drain()
+    assert house.reporter.companies == [3, 1, 1, 1, 2]
+
+
+async def test_a_breaker_keeps_all_of_them_in_hand_and_one_tries_for_all() -> None:
+    house = many()
+    await house.settled(*"abcde")
+    until = house.clock.now() + 12
+    house.reporter.answers = {task_id: [BreakerOpen("open", until=until)] for task_id in "abcde"}
+    await house.delivery.step()
+    assert await house.delivery.step() == pytest.approx(12)
+    await house.drain()
+    assert [entry.task_id for entry in house.reporter.reported] == [*"abcdeabcde"]
+    assert house.reporter.companies == [5, 1, 4]
+    assert len(house.seen.of(DeliveryHalted)) == 1
+    assert house.seen.of(ReportPostponed) == []
+
+
+async def test_lanes_share_what_there_is() -> None:
+    house = many(4)
+    await house.settled(*(f"t{number:02}" for number in range(20)))
+    await asyncio.gather(*(house.delivery.step() for _ in range(8)))
+    assert sorted(entry.task_id for entry in house.reporter.reported) == [f"t{number:02}" for number in range(20)]
+    assert house.reporter.companies == [4] * 5
+
+
 async def test_a_failure_is_delivered_as_it_is() -> None:
     house = House()
     await house.journal.accept([task("a")], await house.journal.mark())

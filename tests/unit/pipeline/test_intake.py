@@ -1,5 +1,6 @@
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -119,6 +120,49 @@ async def test_the_limit_grows_by_everything_that_comes_back() -> None:
     await house.journal.settle({ids[0]: Deferred(until=house.clock.now() + 9_999, reason="later")})
     await house.polls(1)
     assert house.source.limits == [10, 20]
+
+
+def claimed(count: int, *, first: int = 0, strangers: int = 0) -> Page:
+    """A page of tasks that are ours alone, with some of a type that nobody here knows."""
+    ours = [task(f"c{number}") for number in range(first, first + count)]
+    return replace(
+        page(*ours, *(task(f"s{first + number}", type="vision") for number in range(strangers))), claimed=True
+    )
+
+
+async def test_only_so_many_are_claimed_as_there_is_room_for() -> None:
+    house = House(claimed(10), claimed(2, first=10))
+    await house.intake.step()
+    await house.intake.step()
+    assert house.source.new == [10], "what waits here, nobody else can do"
+    await house.journal.claim(7)
+    await house.intake.step()
+    assert house.source.new == [10, 7]
+    assert (await house.journal.backlog()).ready == 5
+
+
+async def test_what_we_hold_does_not_come_back_where_it_was_claimed() -> None:
+    house = House(claimed(10), claimed(3, first=10))
+    await house.intake.step()
+    await house.journal.claim(10)
+    await house.intake.step()
+    assert await house.intake.step() > 26, "the second page was not full"
+    assert [event.accepted for event in house.seen.of(Polled)] == [10, 3]
+
+
+async def test_claimed_tasks_of_other_types_do_not_starve_the_queue() -> None:
+    house = House(claimed(0, strangers=10), claimed(0, first=10, strangers=10), claimed(4))
+    for _ in range(3):
+        await house.intake.step()
+    assert house.source.new == [10, 10, 10]
+    assert (await house.journal.backlog()).ready == 4
+
+
+async def test_a_claim_that_is_refused_for_its_size_is_made_smaller() -> None:
+    house = House(claimed(1), TaskApiRejected("limit is too large"), claimed(2, first=1))
+    while len(house.source.new) < 3:
+        await house.polls(1)
+    assert house.source.new == [10, 9, 4]
 
 
 async def test_no_number_of_entries_left_alone_starves_the_queue() -> None:
