@@ -20,6 +20,7 @@ from ai_task_processor.ops.address import url_here
 from ai_task_processor.ops.health import OK, Health
 from ai_task_processor.ops.lookout import Lookout
 from ai_task_processor.ops.metrics import Metrics
+from ai_task_processor.ops.status import Status
 from ai_task_processor.ops.stream import Streams
 from ai_task_processor.ops.wording import as_json
 
@@ -77,6 +78,7 @@ class OpsServer:
         self._on_request = on_request
         self._patience = patience
         self._streams = Streams(self._sections)
+        self._drawn: tuple[Status, Mapping[str, str]] | None = None
         self._runner = web.AppRunner(
             self._application(),
             handle_signals=False,
@@ -151,7 +153,11 @@ class OpsServer:
         return web.Response(body=page.page(await self._lookout.status()).encode(), headers=page.HEADERS)
 
     async def _sections(self) -> Mapping[str, str]:
-        return page.sections(await self._lookout.status())
+        """What changes of the page, drawn once for all who look."""
+        status = await self._lookout.status()
+        if self._drawn is None or self._drawn[0] is not status:
+            self._drawn = status, page.sections(status)
+        return self._drawn[1]
 
     async def _end_streams(self, _application: web.Application) -> None:
         self._streams.end()
