@@ -5,10 +5,11 @@ import base64
 import math
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Literal, TypeAlias
+from urllib.parse import quote_plus
 
 import aiohttp
 import httpx2
@@ -270,9 +271,8 @@ class _TokenEndpoint:
         self._credentials = credentials
         self._clock = clock
         self._timeout = timeout
+        self._spellings = deque(_spellings(credentials))
         self._client = AsyncOAuth2Client(
-            credentials.client_id,
-            credentials.client_secret,
             token_endpoint_auth_method=credentials.auth_method,
             scope=credentials.scope or None,
             transport=transport,
@@ -283,6 +283,16 @@ class _TokenEndpoint:
 
     async def ask(self) -> _TokenAnswer:
         """Ask for a token; raises TaskApiUnavailable or AuthenticationFailed."""
+        try:
+            return await self._ask()
+        except AuthenticationFailed:
+            if len(self._spellings) == 1:
+                raise
+        self._spellings.rotate()
+        return await self._ask()
+
+    async def _ask(self) -> _TokenAnswer:
+        self._client.client_id, self._client.client_secret = self._spellings[0]
         audience = {"audience": self._credentials.audience} if self._credentials.audience else {}
         try:
             async with asyncio.timeout(self._timeout):
@@ -307,9 +317,10 @@ class _TokenEndpoint:
 
     def without_secrets(self, text: str) -> str:
         """``text`` without the client secret in any of its forms, and without any Authorization header."""
-        secret = self._credentials.client_secret
-        basic = base64.b64encode(f"{self._credentials.client_id}:{secret}".encode()).decode()
-        return _AUTHORIZATION.sub(r"\1 ***", text.replace(basic, "***").replace(secret, "***") if secret else text)
+        for client_id, secret in self._spellings if self._credentials.client_secret else ():
+            basic = base64.b64encode(f"{client_id}:{secret}".encode()).decode()
+            text = text.replace(basic, "***").replace(secret, "***")
+        return _AUTHORIZATION.sub(r"\1 ***", text) if self._credentials.client_secret else text
 
     async def aclose(self) -> None:
         """Close the client and its transport."""
@@ -339,6 +350,16 @@ class _TokenEndpoint:
         """What a server or a library says: short, printable, no secret in it."""
         text = self.without_secrets(" ".join(str(said).split())) or type(said).__name__
         return "".join(character for character in text if character.isprintable())[:LONGEST_DESCRIPTION]
+
+
+def _spellings(credentials: Credentials) -> Sequence[tuple[str, str]]:
+    """Client id and secret as a server may want them: form-encoded in HTTP Basic, says RFC 6749, section 2.3.1.
+
+    Half of all servers have never heard of it, and take them as they are.
+    """
+    plain = (credentials.client_id, credentials.client_secret)
+    encoded = (quote_plus(credentials.client_id), quote_plus(credentials.client_secret))
+    return (plain,) if credentials.auth_method != "client_secret_basic" or encoded == plain else (encoded, plain)
 
 
 def _signed(request: httpx2.Request, token: str) -> httpx2.Request:

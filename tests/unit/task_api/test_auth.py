@@ -47,6 +47,37 @@ async def test_secrets_with_odd_characters(api: FakeTaskApi, connect: Connect, m
     assert len(api.fetches) == 1
 
 
+async def test_a_server_that_wants_them_encoded_as_the_standard_says_is_asked_once(
+    api: FakeTaskApi, connect: Connect
+) -> None:
+    api.client_id, api.client_secret = "the+client", "100%25+%2B"
+    side = connect(client_id="the client", client_secret="100% +")
+    async with side.client:
+        await side.fetch()
+    assert len(api.token_requests) == 1
+
+
+async def test_a_server_that_takes_them_as_they_are_is_asked_in_vain_once(
+    api: FakeTaskApi, connect: Connect, clock: ManualClock
+) -> None:
+    api.client_secret = "100% +"
+    side = connect(client_secret=api.client_secret)
+    async with side.client:
+        await side.fetch()
+        clock.advance(3_600)
+        await side.fetch()
+    assert len(api.token_requests) == 3
+
+
+async def test_credentials_that_are_wrong_are_tried_either_way(api: FakeTaskApi, connect: Connect) -> None:
+    side = connect(client_secret="100 + 1")
+    async with side.client:
+        with pytest.raises(AuthenticationFailed, match="invalid_client"):
+            await side.fetch()
+    assert len(api.token_requests) == 2
+    assert [event.refused for event in side.seen(TokenFailed)] == [True]
+
+
 async def test_a_secret_that_basic_cannot_carry(connect: Connect) -> None:
     side = connect(client_secret="secret-\u20ac")
     async with side.client:
