@@ -74,7 +74,7 @@ class FakeTaskApi:
     sent), and a token lives so long by ``clock``.
 
     ``features`` names the optional routes that there are, claim and bulk; ``leases`` says of claimed tasks who has them
-    and until when. A fault of a task's PATCH is also the status of its result among many.
+    and until when, ``given`` how many times each was claimed. A fault of a task's PATCH is also the status of its result among many.
     """
 
     def __init__(self, *, clock: Clock | None = None, prefix: str = "") -> None:
@@ -92,6 +92,7 @@ class FakeTaskApi:
         self.conflict_when_finished = False
         self.features: set[str] = set()
         self.leases: dict[str, tuple[str, float]] = {}
+        self.given = Counter[str]()
         self.body_limit = BODY_LIMIT
         self.peak = Counter[str]()
         self._running = Counter[str]()
@@ -351,6 +352,7 @@ class FakeTaskApi:
         renewed = [task_id for task_id in body.get("renew", []) if self.leases.get(task_id, ("",))[0] == body["worker"]]
         self.leases |= {str(task["_id"]): (body["worker"], until) for task in given}
         self.leases |= dict.fromkeys(renewed, (body["worker"], until))
+        self.given.update(str(task["_id"]) for task in given)
         for task in given:
             task["state"] = "in_progress"
         return web.json_response(given)
