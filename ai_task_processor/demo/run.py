@@ -208,6 +208,7 @@ class _Demonstration:
             f"  Task API   {settings.api_base_url}{TASKS}\n"
             f"  Token      {settings.token_url}\n"
             f"  Client     {settings.oauth2_client_id} : {settings.oauth2_client_secret.get_secret_value()}\n"
+            f"  Status     {app.ops_url}/\n"
             f"  Daemon     {app.ops_url}/health  /ready  /metrics",
             highlight=False,
             markup=False,

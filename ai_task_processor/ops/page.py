@@ -281,7 +281,9 @@ def _parked(status: Status) -> Markup:
     if status.backlog is None:
         return _section("parked", "Parked tasks", _empty("The journal does not answer in time."))
     if not status.backlog.parked:
-        return _section("parked", "Parked tasks", _empty("Nothing is parked: the Task API takes every result."))
+        return _section(
+            "parked", "Parked tasks", _empty("Nothing is parked. A result that the Task API refuses would stand here.")
+        )
     rows = [_parked_task(one, status) for one in status.parked]
     left = status.backlog.parked - len(rows)
     more = f"{plural(left, 'more task')} not shown. " if left > 0 else ""

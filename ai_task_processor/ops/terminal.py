@@ -79,9 +79,10 @@ def _figures(status: Status) -> RenderableType:
 def _throughput(status: Status) -> RenderableType:
     if not status.hour.settled:
         return _text(nothing_settled(status))
-    most = f"{count(busiest(status.minutes))} in the busiest minute"
-    ends = Text("60 min ago" + "now".rjust(len(status.minutes) - len("60 min ago")), style="dim")
-    return Group(Text.assemble((sparkline(status.minutes), "cyan"), "  ", (most, "dim")), ends)
+    most = f"at most {count(busiest(status.minutes))} a minute"
+    first, last = f"{len(status.minutes)} min ago", "now"
+    axis = f"{first}{most.center(len(status.minutes) - len(first) - len(last))}{last}"
+    return Group(Text(sparkline(status.minutes), style="cyan"), Text(axis, style="dim"))
 
 
 def _checks(status: Status) -> RenderableType:

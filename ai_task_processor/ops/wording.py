@@ -153,8 +153,9 @@ def _held(backlog: Backlog | None, now: float) -> Iterator[Figure]:
         return
     oldest = backlog.oldest_unreported
     waited = "all delivered" if oldest is None else f"oldest for {duration(now - oldest)}"
+    waiting = backlog.ready + backlog.deferred
     later = f"{count(backlog.deferred)} of them put off" if backlog.deferred else "to be taken up"
-    yield Figure("Waiting", short_count(backlog.ready + backlog.deferred), later)
+    yield Figure("Waiting", short_count(waiting), later if waiting else "all taken up")
     yield Figure("To deliver", short_count(backlog.unreported), waited)
     yield Figure("Parked", short_count(backlog.parked), "for an operator", "attention" if backlog.parked else None)
 

@@ -30,6 +30,7 @@ def words(status: Status) -> str:
         (WELL, "Tasks per minute ████████████░░░░░░░░░░░░ 58 of 120 62 left, more room in 12 s"),
         (WELL, "✓ Task API closed, calls pass, for 3 d"),
         (WELL, "Money $0.0078 $44.02"),
+        (WELL, "60 min ago at most 127 a minute now"),
         (FRESH, "✗ Not ready It waits for: token, Task API."),
         (FRESH, "Nothing has been fetched yet: credentials refused"),
         (FRESH, "✗ token credentials refused: invalid_client"),
