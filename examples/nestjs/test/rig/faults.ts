@@ -1,22 +1,13 @@
-/** Makes a share of the requests to the tasks fail, as networks, proxies and overloaded servers do. */
+/** Makes some of the requests to the tasks fail, as networks, proxies and overloaded servers do. */
 
 import type { NextFunction, Request, RequestHandler, Response } from 'express';
-
-/** Shares of all requests, each between 0 and 1; `After`: the request has had its effect. */
-export interface Faults {
-  error?: number;
-  errorAfter?: number;
-  throttle?: number;
-  drop?: number;
-  dropAfter?: number;
-  slow?: number;
-}
 
 type Meet = (request: Request, response: Response, next: NextFunction) => void;
 
 const SLOW_MS = 400;
 
-const MEET: Record<keyof Faults, Meet> = {
+/** What can go wrong; `After`: the request has had its effect. */
+const FAULTS = {
   error: (_, response) => void response.status(500).json({ statusCode: 500, message: 'out of order' }),
   errorAfter: (_, response, next) => {
     answeredWith(response, () => response.writeHead(502).end());
@@ -29,30 +20,41 @@ const MEET: Record<keyof Faults, Meet> = {
     next();
   },
   slow: (_, __, next) => void setTimeout(next, SLOW_MS),
-};
+} satisfies Record<string, Meet>;
 
-/** `onFault` is told the name of each fault. */
-export function faulty(faults: Faults, onFault: (name: string) => void): RequestHandler {
-  return (request, response, next) => {
-    const fault = request.path.startsWith('/api/ai-tasks') ? drawn(faults, Math.random()) : null;
+export type Fault = keyof typeof FAULTS;
+
+const NAMES = Object.keys(FAULTS) as Fault[];
+
+/** One fault for every so many requests, each kind in its turn. */
+export class Faults {
+  private requests = 0;
+
+  constructor(
+    private readonly every: number,
+    private readonly onFault: (name: Fault) => void,
+  ) {}
+
+  async next(): Promise<Fault | null> {
+    this.requests += 1;
+    if (this.requests % this.every !== 0) {
+      return null;
+    }
+    const name = NAMES[(this.requests / this.every) % NAMES.length]!;
+    this.onFault(name);
+    return name;
+  }
+}
+
+export function faulty(faults: Faults): RequestHandler {
+  return async (request, response, next) => {
+    const fault = request.path.startsWith('/api/ai-tasks') ? await faults.next() : null;
     if (fault === null) {
       next();
     } else {
-      onFault(fault);
-      MEET[fault](request, response, next);
+      FAULTS[fault](request, response, next);
     }
   };
-}
-
-function drawn(faults: Faults, chance: number): keyof Faults | null {
-  let sum = 0;
-  for (const [name, share] of Object.entries(faults)) {
-    sum += share;
-    if (chance < sum) {
-      return name as keyof Faults;
-    }
-  }
-  return null;
 }
 
 /** Does `instead` at the moment at which the answer would leave. */

@@ -2,7 +2,7 @@
  * The example as two processes behind one address, with the database in a third: for tests of restarts and faults.
  *
  * SIGHUP restarts the processes one after the other, the new one before the old one goes. SIGUSR2 kills one of them.
- * `FAULTS` says what goes wrong how often; each line of the output is one event as JSON.
+ * One of `REQUESTS_PER_FAULT` requests fails, and one of `WRITES_PER_FAILURE` callbacks; each line of the output is one event as JSON.
  */
 
 import 'reflect-metadata';
@@ -16,7 +16,7 @@ import { AI_TASKS_OPTIONS } from '../../src/ai-tasks/ai-tasks.options';
 import { AppModule } from '../../src/app.module';
 import { type Document, DocumentStore, InMemoryDocumentStore } from '../../src/documents/document-store';
 import { aiTasksOptions, port } from '../../src/environment';
-import { type Faults, faulty } from './faults';
+import { Faults, faulty } from './faults';
 import { receiveAnswers, share, shared } from './shared';
 
 const PROCESSES = 2;
@@ -43,7 +43,10 @@ class WatchedDocumentStore extends InMemoryDocumentStore {
 }
 
 async function primary(): Promise<void> {
-  share({ tasks: new InMemoryAiTaskStore(), documents: new WatchedDocumentStore() });
+  const faults = new Faults(Number(process.env.REQUESTS_PER_FAULT ?? Infinity), (name) =>
+    say({ event: 'fault', name }),
+  );
+  share({ tasks: new InMemoryAiTaskStore(), documents: new WatchedDocumentStore(), faults });
   cluster.setupPrimary({ serialization: 'advanced' });
   const workers: Worker[] = [];
   for (let index = 0; index < PROCESSES; index += 1) {
@@ -88,7 +91,7 @@ async function worker(): Promise<void> {
     .useValue({ ...aiTasksOptions(process.env), callbackSeconds: CALLBACK_SECONDS });
   const app = (await testing.compile()).createNestApplication<NestExpressApplication>({ logger: ['fatal'] });
   app.useBodyParser('json', { limit: BODY_LIMIT });
-  app.use(faulty(faults(), (name) => process.send!({ event: 'fault', name })));
+  app.use(faulty(shared<Faults>('faults')));
   await app.listen(port(process.env), '127.0.0.1');
   process.send!({ event: 'listening', url: await app.getUrl() });
   process.on('message', (message: object) => 'stop' in message && void stopped(app));
@@ -101,10 +104,6 @@ async function stopped(app: NestExpressApplication): Promise<void> {
   await app.close();
   clearInterval(closing);
   process.exit();
-}
-
-function faults(): Faults {
-  return JSON.parse(process.env.FAULTS ?? '{}') as Faults;
 }
 
 function say(line: object): void {
