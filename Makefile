@@ -9,7 +9,7 @@ NEST := examples/nestjs
 RULE_MANIFEST := deploy/kubernetes/components/monitoring/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test engines e2e bench replicas chaos check format docs image rules lock clean
+.PHONY: help demo run test nestjs e2e engines bench replicas chaos check format docs image rules lock clean
 
 help: ## Show what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,8 +24,10 @@ run: $(VENV)/ready-all ## Run the daemon with the configuration in .env
 test: $(VENV)/ready-dev ## Run the tests
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
-e2e: $(VENV)/ready-dev $(NEST)/dist/ready ## Test the NestJS example, alone and with the daemon; needs Node.js 20.19 or later
-	cd $(NEST) && npm test
+nestjs: $(NEST)/dist/ready ## Build the NestJS example and test it alone; needs Node.js 20.19 or later
+	cd $(NEST) && npm run --silent check
+
+e2e: $(VENV)/ready-dev nestjs ## Test it with the daemon and an OAuth2 server, and follow its guide
 	REQUIRE_SERVICES=1 $(BIN)/pytest tests/e2e $(ARGS)
 
 engines: $(VENV)/ready-engines ## Install the engines and models (300 MB) without which tests/engines is skipped
@@ -75,7 +77,8 @@ clean: ## Remove what make has made
 	rm -rf $(VENV) benchmarks/.venv $(NEST)/node_modules $(NEST)/dist build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(NEST)/node_modules/ready: $(NEST)/package-lock.json
-	@command -v npm >/dev/null || { echo "npm is needed: install Node.js 20.19 or later."; exit 1; }
+	@node -p '[a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' 2>/dev/null \
+		&& command -v npm >/dev/null || { echo "Node.js 20.19 or later is needed, with npm."; exit 1; }
 	@echo "Installing what the NestJS example needs …"
 	@cd $(NEST) && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@

@@ -16,7 +16,7 @@ from tests.fakes.daemon import Process
 
 FOLDER = Path(__file__).parents[2] / "examples" / "nestjs"
 BUILT = FOLDER / "dist" / "ready"
-HOW = "the NestJS example is not built: make e2e does it, with Node.js 20.19 or later"
+HOW = "the NestJS example is not built: make nestjs does it, with Node.js 20.19 or later"
 
 TOKEN_SERVER = "dev/token-server.mjs"
 RIG = "dist/test/rig/main.js"
