@@ -21,10 +21,12 @@ from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.settings import Settings
 from ai_task_processor.storage.engine import is_postgres, open_storage, sqlite_path
 from ai_task_processor.storage.migrations import schema_number
+from ai_task_processor.task_api.answers import RouteMissing
 from ai_task_processor.task_api.client import TaskApiClient
+from ai_task_processor.task_api.features import Feature, Features
 from ai_task_processor.task_api.source import ApiTaskSource
 from ai_task_processor.wiring.engines import Bench, engine_names, make_engine
-from ai_task_processor.wiring.task_api import make_client, open_wire
+from ai_task_processor.wiring.task_api import make_client, make_features, open_wire
 
 CREDENTIALS_ADVICE = "Check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and ORY_PROJECT_SLUG or OAUTH2_TOKEN_URL."
 TASK_API_ADVICE = "Check API_BASE_URL, that the API runs, and that its guard lets this client read and write tasks."
@@ -106,7 +108,24 @@ async def _token(client: TaskApiClient) -> str:
 
 async def _task_api(bench: Bench, client: TaskApiClient) -> str:
     page = await ApiTaskSource(client, clock=bench.clock).fetch(1)
-    return f"answers; {page.listed} listed for limit=1" + (" (it ignores the limit)" if page.listed > 1 else "")
+    listed = f"{page.listed} listed for limit=1" + (" (it ignores the limit)" if page.listed > 1 else "")
+    return f"answers; {listed}; {await _features(bench, client)}"
+
+
+async def _features(bench: Bench, client: TaskApiClient) -> str:
+    """Which optional routes there are, asked without any effect."""
+    features = make_features(bench, client)
+    found = [name for name in bench.settings.wanted_features if await _has(features, Feature(name))]
+    if not bench.settings.wanted_features:
+        return "optional routes are not used"
+    return f"optional routes: {', '.join(found) or 'none'}"
+
+
+async def _has(features: Features, feature: Feature) -> bool:
+    try:
+        return await features.has(feature)
+    except RouteMissing:
+        return False
 
 
 async def _provider(bench: Bench, name: str) -> str:

@@ -306,6 +306,24 @@ async def test_check_of_a_setup_that_works(api: FakeTaskApi, tmp_path: Path) -> 
     assert not (tmp_path / "state.db").exists()
 
 
+@pytest.mark.parametrize(
+    ("has", "wanted", "told"),
+    [
+        ({"claim"}, "auto", "optional routes: claim"),
+        ({"claim", "bulk"}, "none", "optional routes are not used"),
+    ],
+)
+async def test_check_says_which_optional_routes_there_are_and_claims_nothing(
+    api: FakeTaskApi, tmp_path: Path, has: set[str], wanted: str, told: str
+) -> None:
+    api.features = has
+    api.add({"_id": "a"})
+    code, text = await finished("check", "--json", folder=tmp_path, env=env(api, tmp_path, api_features=wanted))
+    assert code == 0
+    assert f'; {told}"' in text
+    assert api.states() == {"pending": 1}
+
+
 async def test_check_of_a_setup_that_does_not_work_says_what_to_do(api: FakeTaskApi, tmp_path: Path) -> None:
     api.client_secret = "another"
     code, text = await finished("check", "--json", folder=tmp_path, env=env(api, tmp_path))
