@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -90,14 +89,15 @@ async def test_completion_is_shown_for_a_shell(tmp_path: Path, shell: str) -> No
     assert "_AI_TASK_PROCESSOR_COMPLETE" in script
 
 
-async def test_the_script_for_bash_is_one(tmp_path: Path) -> None:
-    _, script = await finished("--show-completion", "bash", folder=tmp_path)
-    bash = shutil.which("bash")
-    assert bash
+async def test_bash_completes_after_it_was_installed(tmp_path: Path) -> None:
+    code, said = await finished("--install-completion", "bash", folder=tmp_path, env={"HOME": str(tmp_path)})
+    assert code == 0
+    assert "completion installed" in said
     process = await asyncio.create_subprocess_exec(
-        bash, "--norc", "-c", f"{script}\ncomplete -p ai-task-processor", env={"PATH": os.environ["PATH"]},
+        "/bin/bash", "-c", "source ~/.bashrc && complete -p ai-task-processor",
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    said, _ = await process.communicate()
-    assert said.strip().endswith(b"ai-task-processor")
+    known, _ = await process.communicate()
+    assert known.strip().endswith(b"ai-task-processor")
     assert process.returncode == 0

@@ -105,6 +105,27 @@ async def test_it_comes_back_by_itself(browser: Browser) -> None:
             await expect(visit.page.locator("#headline-title")).to_have_text("Ready")
 
 
+async def test_a_page_that_nobody_looks_at_leaves_its_place_to_others(browser: Browser) -> None:
+    async with showing(WELL) as (server, _), visiting(browser, server.url) as visit:
+        page = visit.page
+        await expect(page.locator("#connection")).to_have_text("Live")
+        async with page.expect_event("requestfailed") as left:
+            await page.evaluate(SEEN, "hidden")
+        assert (await left.value).url == f"{server.url}/events"
+        async with page.expect_request("**/events"):
+            await page.evaluate(SEEN, "visible")
+        assert visit.complaints == []
+
+
+SEEN = """
+(state) => {
+  Object.defineProperty(document, 'hidden', { value: state === 'hidden', configurable: true });
+  document.dispatchEvent(new Event('visibilitychange'));
+}
+"""
+"""What a browser does when its tab is put behind others, and taken in front again."""
+
+
 # --- For everybody ----------------------------------------------------------------------------------------------------
 
 
