@@ -1,6 +1,7 @@
 """A run: the real daemon is killed again and again while both servers do their worst, then everything is checked."""
 
 import asyncio
+import contextlib
 import math
 import random
 import time
@@ -60,6 +61,9 @@ STOPS = 0.1
 SECONDS_PER_KILL = 10.0
 DRAIN_SECONDS = 150.0
 """Bounds of the run, and of its end when nothing goes wrong any more."""
+
+GLANCE = 0.05
+"""Seconds between looks into the state file, which tells nobody that it has changed."""
 
 SECOND_OWNERS = 0.25
 """The share of the lives without a special plan beside which another process is started on the same state file."""
@@ -310,16 +314,21 @@ class Chaos:
         life = await self._be_born(LAST_LIMIT)
         self._tell("calm: waiting for the last process to finish everything")
         began = time.monotonic()
-        while time.monotonic() - began < DRAIN_SECONDS * self._pace and life.alive:
-            await asyncio.sleep(0.25)
-            if self._api.states()["pending"] == 0 and not unfinished_count(self._folder / "state.db"):
-                break
-        else:
+        if not await self._is_finished(life, within=DRAIN_SECONDS * self._pace):
             self._breaches.append(f"not everything was finished {time.monotonic() - began:.0f} s after all was well")
         self._counts["seconds until all was finished"] = round(time.monotonic() - began)
         await self._stop(life, twice=False)
         for row in await unfinished_rows(self._folder, environment):
             self._breaches.append(f"stuck: {row['id']} is {row['state']} ({row['reason']})")
+
+    async def _is_finished(self, life: Life, *, within: float) -> bool:
+        """Wait until nothing is pending, and the journal knows it too; False where that takes too long."""
+        with contextlib.suppress(TimeoutError, AssertionError):
+            async with asyncio.timeout(within):
+                await self._api.until(lambda: not self._api.states()["pending"] or not life.alive, within=within)
+                while life.alive and unfinished_count(self._folder / "state.db"):  # noqa: ASYNC110  # a file
+                    await asyncio.sleep(GLANCE)
+        return not self._api.states()["pending"] and not unfinished_count(self._folder / "state.db")
 
     async def _end_all_waits(self, environment: Mapping[str, str]) -> None:
         """Do what an operator does who does not want to wait for what was deferred."""

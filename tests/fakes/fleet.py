@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +122,12 @@ class Fleet:
         """Wait until all stages of all of them run."""
         for life in self.running:
             await life.process.says("All services started")
+
+    async def until(self, condition: Callable[[], bool], *, within: float = 60.0) -> None:
+        """Wait until ``condition`` holds of what they have logged."""
+        async with asyncio.timeout(within):
+            while not condition():  # noqa: ASYNC110  # any of them may be the one who logs it
+                await asyncio.sleep(0.05)
 
     async def kill(self, position: int = 0) -> None:
         """Kill the replica that has been there longest, or another one."""
