@@ -209,8 +209,8 @@ class Settings(BaseSettings):
     rate_limit_storage_path: Text = Field("", description="older name for the SQLite file of STATE_URL")
 
     # Operation
-    metrics_host: Text = Field("127.0.0.1", description="interface of /health, /ready and /metrics")
-    metrics_port: Port = Field(8001, description="port of /health, /ready and /metrics; 0 picks a free one")
+    metrics_host: Text = Field("127.0.0.1", description="interface of the status page, /health, /ready and /metrics")
+    metrics_port: Port = Field(8001, description="port of the status page, /health, /ready and /metrics; 0 is any")
     poll_token: SecretStr = Field(
         SecretStr(""), description="secret of those who may ask for POST /poll, /pause or /resume; none turns that off"
     )
