@@ -5,7 +5,7 @@ import random
 import sys
 import traceback
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ai_task_processor.domain.amount import ONE_TASK, Amount
@@ -115,9 +115,10 @@ class Dispatch:
         opens_at = self._limiter.opens_at(self._worth_beginning())
         if opens_at is not None:
             return max(0.0, opens_at - self._clock.now())
-        tasks = await self._journal.claim(self._worth_claiming(), without=self._closed_keys())
+        closed = self._closed_keys()
+        tasks = await self._journal.claim(self._worth_claiming(), without=closed)
         if not tasks:
-            return await self._until_next()
+            return await self._until_next(closed)
         await self._perform(await self._announced(await self._fitting(tasks)))
         return 0.0
 
@@ -141,14 +142,16 @@ class Dispatch:
             await self._journal.release([task.id for task in tasks[len(fit) :]])
         return fit
 
-    def _closed_keys(self) -> Collection[str]:
+    def _closed_keys(self) -> set[str]:
         now = self._clock.now()
         self._closed = {key: until for key, until in self._closed.items() if until > now}
         return self._closed.keys() | self._rations.waiting().keys()
 
-    async def _until_next(self) -> float:
-        """How long until a task becomes due, or its kind can be done again."""
+    async def _until_next(self, passed_over: set[str]) -> float:
+        """How long until a task becomes due, or its kind can be done again: at once, where it was passed over."""
         due = await self._journal.next_due()
+        if not passed_over <= self._closed_keys():
+            return 0.0
         moments = [*self._closed.values(), *self._rations.waiting().values(), *([] if due is None else [due])]
         return max(0.0, min(moments, default=math.inf) - self._clock.now())
 

@@ -1,6 +1,6 @@
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import pytest
@@ -148,6 +148,38 @@ async def test_dispatch_gives_back_what_does_not_fit_and_announces_only_the_rest
     outcomes = {entry.task_id: entry.outcome for entry in await journal.unreported(9)}
     assert [name for name, outcome in outcomes.items() if isinstance(outcome, Failed)] == ["never"]
     assert len(outcomes) == 4
+
+
+class Leisurely(MemoryJournal):
+    """A journal whose answers take so long that the window has more room when a claim comes back."""
+
+    limiter: Tokens | None = None
+
+    async def claim(self, limit: int, without: Collection[str] = ()) -> tuple[Task, ...]:
+        tasks = await super().claim(limit, without)
+        if without and self.limiter:
+            self.limiter.left = 100
+        return tasks
+
+
+async def test_a_window_that_opens_while_others_are_looked_for_leaves_nobody_waiting_for_ever() -> None:
+    limiter, journal, echo = Tokens(left=20), Leisurely(ManualClock()), Sized()
+    dispatch = Dispatch(
+        DispatchSettings(batch_size=8, max_attempts=3),
+        journal=journal,
+        processors={"echo": echo},
+        limiter=limiter,
+        reporter=ScriptedReporter(),
+        clock=ManualClock(0.0),
+        observer=Recorder(),
+        randomness=random.Random(1),
+    )
+    await journal.accept([task("large", content="30")], await journal.mark())
+    assert await dispatch.step() == 0  # looks, and learns that it must wait
+    journal.limiter = limiter
+    assert await dispatch.step() == 0
+    assert await dispatch.step() == 0
+    assert echo.performed == [("large",)]
 
 
 def test_a_dollar_is_told_as_one() -> None:
