@@ -12,7 +12,7 @@ import orjson
 
 from ai_task_processor.domain.errors import AuthenticationFailed, TaskApiError, TaskApiRejected, TaskApiUnavailable
 from ai_task_processor.domain.ports import Receipt
-from ai_task_processor.task_api.exchange import Body
+from ai_task_processor.task_api.requests import Body
 
 LONGEST_EXCERPT = 300
 """Characters of a server's message that go into an error."""

@@ -22,8 +22,8 @@ from ai_task_processor.domain.errors import AuthenticationFailed, TaskApiUnavail
 from ai_task_processor.domain.events import TokenFailed, TokenObtained
 from ai_task_processor.domain.ports import Observer
 from ai_task_processor.task_api.answers import retry_after
-from ai_task_processor.task_api.exchange import Reply
 from ai_task_processor.task_api.observed import ObservedTransport
+from ai_task_processor.task_api.requests import Reply
 
 AuthMethod: TypeAlias = Literal["client_secret_basic", "client_secret_post"]
 

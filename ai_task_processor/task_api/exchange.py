@@ -1,85 +1,49 @@
-"""One request to the Task API and its answer, by the shortest way that there is."""
+"""The ways to the Task API: each request goes by the one that costs least."""
 
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeAlias
+from dataclasses import replace
 
 import aiohttp
 import httpx2
 from httpx_aiohttp.httpx2 import AiohttpTransport
 from yarl import URL
 
-Body: TypeAlias = bytes | bytearray
+from ai_task_processor.task_api.connections import IDLE_SECONDS, Connections
+from ai_task_processor.task_api.requests import Body, Exchange, NoAnswer, Reply, Request, broken_off, too_large
 
-KEEP_ALIVE_SECONDS = 4.0
-"""Node closes idle connections after five seconds; a PATCH into one that is just closing would be lost."""
+__all__ = ["Body", "Exchange", "NoAnswer", "OverTransport", "Pool", "Reply", "Request", "encoded", "exchange_over"]
 
 _NETWORK_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, aiohttp.ClientError, OSError)
 
 
-class NoAnswer(Exception):
-    """Nothing came back; whether the request had its effect nobody knows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is sent: ``url`` is encoded already; at most ``most`` bytes of the answer are read.
-
-    No step of it may take longer than ``step_seconds``; None leaves that to the caller.
-    """
-
-    method: str
-    url: str
-    headers: Mapping[str, str]
-    body: bytes | None = None
-    most: int = 1024 * 1024
-    step_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back; ``incomplete`` says why its body did not come whole, and is empty where it did."""
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: Body = b""
-    incomplete: str = ""
-
-
-class Exchange(Protocol):
-    """Sends requests and reads their answers."""
-
-    async def send(self, request: Request) -> Reply:
-        """Send once; an answer whose head came is an answer, however its body ends. Raises NoAnswer."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-        ...
-
-
 class Pool(AiohttpTransport):
-    """A pool of at most ``connections`` connections, which serves httpx2 (the token) and ourselves (all the rest).
+    """Serves httpx2 (the token) and ourselves: aiohttp for lists, which may be long, our own connections for PATCHes.
 
-    A PATCH by way of httpx2 costs nearly three times as much CPU as one by way of aiohttp alone. Without ``trusted``
-    the usual authorities are, or those that ``SSL_CERT_FILE`` names.
+    Of either there are ``connections`` at most. A PATCH by way of aiohttp takes three times the CPU, by way of httpx2
+    eight times. Without ``trusted`` the usual authorities are, or those that ``SSL_CERT_FILE`` names.
     """
 
     def __init__(self, *, connections: int, trusted: ssl.SSLContext | None = None) -> None:
-        limits = httpx2.Limits(max_connections=connections, keepalive_expiry=KEEP_ALIVE_SECONDS)
+        limits = httpx2.Limits(max_connections=connections, keepalive_expiry=IDLE_SECONDS)
         super().__init__(verify=trusted or True, limits=limits)
-        self._connections = connections
+        self._most = connections
+        self._connections = Connections(most=connections, trusted=self.ssl_context)
 
     def get_client(self) -> aiohttp.ClientSession:
         """Open the pool, inside a running loop; no answer leaves a cookie behind."""
-        connector = aiohttp.TCPConnector(
-            limit=self._connections, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=self.ssl_context
-        )
+        connector = aiohttp.TCPConnector(limit=self._most, keepalive_timeout=IDLE_SECONDS, ssl=self.ssl_context)
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
     async def send(self, request: Request) -> Reply:
-        """See :class:`Exchange`."""
+        """See :class:`~ai_task_processor.task_api.requests.Exchange`."""
+        return await (self._connections.send(request) if request.method == "PATCH" else self._by_aiohttp(request))
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        self._connections.close()
+        await super().aclose()
+
+    async def _by_aiohttp(self, request: Request) -> Reply:
         if not isinstance(self.client, aiohttp.ClientSession):
             self.client = self.get_client()
         reply: Reply | None = None
@@ -95,7 +59,7 @@ class Pool(AiohttpTransport):
                 reply = Reply(response.status, response.headers)
                 return await _whole(reply, response, request.most)
         except _NETWORK_ERRORS as error:
-            return _broken_off(reply, error)
+            return broken_off(reply, error)
 
 
 class OverTransport:
@@ -105,7 +69,7 @@ class OverTransport:
         self._http = httpx2.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
 
     async def send(self, request: Request) -> Reply:
-        """See :class:`Exchange`."""
+        """See :class:`~ai_task_processor.task_api.requests.Exchange`."""
         built = self._http.build_request(
             request.method, request.url, content=request.body, headers=request.headers, timeout=request.step_seconds
         )
@@ -118,10 +82,10 @@ class OverTransport:
             finally:
                 await response.aclose()
         except _NETWORK_ERRORS as error:
-            return _broken_off(reply, error)
+            return broken_off(reply, error)
 
     async def aclose(self) -> None:
-        """See :class:`Exchange`."""
+        """See :class:`~ai_task_processor.task_api.requests.Exchange`."""
         await self._http.aclose()
 
 
@@ -151,7 +115,7 @@ async def _whole(reply: Reply, response: aiohttp.ClientResponse, most: int) -> R
         body += part
         if len(body) > most:
             response.close()
-            return _too_large(reply, most)
+            return too_large(reply, most)
     return replace(reply, body=body)
 
 
@@ -162,16 +126,5 @@ async def _whole_of_httpx(reply: Reply, response: httpx2.Response, most: int) ->
         parts.append(part)
         size += len(part)
         if size > most:
-            return _too_large(reply, most)
+            return too_large(reply, most)
     return replace(reply, body=b"".join(parts))
-
-
-def _too_large(reply: Reply, most: int) -> Reply:
-    return replace(reply, incomplete=f"is larger than {most // 1024 // 1024} MB")
-
-
-def _broken_off(reply: Reply | None, error: Exception) -> Reply:
-    words = f"{type(error).__name__}: {error}"[:200] if str(error) else type(error).__name__
-    if reply is None:
-        raise NoAnswer(words) from error
-    return replace(reply, incomplete=f"broke off: {words}")

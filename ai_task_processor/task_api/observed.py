@@ -5,7 +5,7 @@ import httpx2
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import ApiRequested
 from ai_task_processor.domain.ports import Observer
-from ai_task_processor.task_api.exchange import Exchange, Reply, Request
+from ai_task_processor.task_api.requests import Exchange, Reply, Request
 
 TOKEN_ROUTE = "/oauth2/token"  # noqa: S105 - the name of a route
 

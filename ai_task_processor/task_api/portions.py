@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import orjson
 
 from ai_task_processor.domain.errors import TaskApiUnavailable
-from ai_task_processor.task_api.exchange import Body
+from ai_task_processor.task_api.requests import Body
 
 PORTION = 128 * 1024
 """Bytes after which a portion may end."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.task import Page
 from ai_task_processor.task_api.client import TaskApiClient
-from ai_task_processor.task_api.exchange import Body
+from ai_task_processor.task_api.requests import Body
 from ai_task_processor.task_api.wire import reading
 
 

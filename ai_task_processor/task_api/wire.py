@@ -13,8 +13,8 @@ import orjson
 from ai_task_processor.domain.errors import TaskApiRejected, TaskApiUnavailable
 from ai_task_processor.domain.outcome import FLOAT32_BYTES, Failed, Settled, Succeeded, Vector
 from ai_task_processor.domain.task import NORMAL_PRIORITY, PRIORITIES, JsonValue, Page, Task
-from ai_task_processor.task_api.exchange import Body
 from ai_task_processor.task_api.portions import portions
+from ai_task_processor.task_api.requests import Body
 from ai_task_processor.task_api.shortlist import Shortlist
 
 PENDING_PATH = "/api/ai-tasks/pending"

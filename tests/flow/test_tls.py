@@ -7,7 +7,8 @@ import aiohttp
 import pytest
 
 from ai_task_processor.providers.connection import HttpClient
-from ai_task_processor.task_api.exchange import Exchange, NoAnswer, Request, exchange_over
+from ai_task_processor.task_api.exchange import exchange_over
+from ai_task_processor.task_api.requests import Exchange, NoAnswer, Request
 from ai_task_processor.wiring.task_api import open_wire
 from tests.fakes.authority import certified, https_server
 
@@ -29,17 +30,19 @@ def task_api() -> Exchange:
     return exchange_over(open_wire(2))
 
 
-async def test_a_task_api_of_nobody_we_know_gets_nothing(url: str) -> None:
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+async def test_a_task_api_of_nobody_we_know_gets_nothing(url: str, method: str) -> None:
     exchange = task_api()
     with pytest.raises(NoAnswer, match=r"(?i)certificate"):
-        await exchange.send(Request("GET", url, {}))
+        await exchange.send(Request(method, url, {}))
     await exchange.aclose()
 
 
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
 @pytest.mark.usefixtures("trusted")
-async def test_a_task_api_of_an_authority_of_our_own_is_believed(url: str) -> None:
+async def test_a_task_api_of_an_authority_of_our_own_is_believed(url: str, method: str) -> None:
     exchange = task_api()
-    assert (await exchange.send(Request("GET", url, {}))).body == b"[]"
+    assert (await exchange.send(Request(method, url, {}))).body == b"[]"
     await exchange.aclose()
 
 

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ai_task_processor.task_api.exchange import Exchange, NoAnswer, OverTransport, Pool, Request, encoded, exchange_over
+from ai_task_processor.task_api.exchange import OverTransport, Pool, encoded, exchange_over
+from ai_task_processor.task_api.requests import Exchange, NoAnswer, Request
 from tests.fakes.task_api_server import FakeTaskApi, answer, drop, truncate
 from tests.fakes.time import ManualClock
 
