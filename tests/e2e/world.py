@@ -114,7 +114,7 @@ class World:
             "OAUTH2_AUDIENCE": AUDIENCE,
             "STATE_URL": f"sqlite:///{self.folder / name}.db",
             "PROCESSING_MODE": "mock",
-            "POLLING_INTERVAL_SECONDS": 0.2,
+            "POLLING_INTERVAL_SECONDS": 0.5,
             "REQUEST_TIMEOUT": 5,
             "METRICS_PORT": 0,
             "LOG_FORMAT": "json",
@@ -123,6 +123,7 @@ class World:
         env = {name: str(value) for name, value in environment.items()}
         async with started("run", folder=self.folder, env=env) as process:
             self.daemons.append(Daemon(process))
+            await process.url()
             yield self.daemons[-1]
 
     async def _done(self, number: signal.Signals, word: str) -> None:

@@ -24,31 +24,49 @@ const FAULTS = {
 
 export type Fault = keyof typeof FAULTS;
 
-const NAMES = Object.keys(FAULTS) as Fault[];
+/** After a 429 nobody sends anything for a second, so it is the rarest. */
+const OFTEN: Fault[] = ['error', 'drop', 'errorAfter', 'dropAfter'];
+const IN_TURN: Fault[] = [...OFTEN, 'slow', ...OFTEN, 'throttle'];
 
-/** One fault for every so many requests, each kind in its turn. */
+/** The tasks of a claim whose answer is lost lie until their lease ends: only those do that are meant to. */
+const OF_CLAIMS: Partial<Record<Fault, Fault>> = { errorAfter: 'error', dropAfter: 'drop' };
+
+/** One fault for every so many requests; and the answers of the first claims are lost, as many as `lostClaims`. */
 export class Faults {
   private requests = 0;
 
   constructor(
     private readonly every: number,
+    private lostClaims: number,
     private readonly onFault: (name: Fault) => void,
   ) {}
 
-  async next(): Promise<Fault | null> {
+  async next(ofClaim: boolean): Promise<Fault | null> {
+    const fault = this.drawn(ofClaim);
+    if (fault !== null) {
+      this.onFault(fault);
+    }
+    return fault;
+  }
+
+  private drawn(ofClaim: boolean): Fault | null {
+    if (ofClaim && this.lostClaims > 0) {
+      this.lostClaims -= 1;
+      return 'dropAfter';
+    }
     this.requests += 1;
     if (this.requests % this.every !== 0) {
       return null;
     }
-    const name = NAMES[(this.requests / this.every) % NAMES.length]!;
-    this.onFault(name);
-    return name;
+    const fault = IN_TURN[(this.requests / this.every) % IN_TURN.length]!;
+    return (ofClaim && OF_CLAIMS[fault]) || fault;
   }
 }
 
 export function faulty(faults: Faults): RequestHandler {
   return async (request, response, next) => {
-    const fault = request.path.startsWith('/api/ai-tasks') ? await faults.next() : null;
+    const ofTasks = request.path.startsWith('/api/ai-tasks');
+    const fault = ofTasks ? await faults.next(request.path.endsWith('/claim')) : null;
     if (fault === null) {
       next();
     } else {

@@ -2,7 +2,8 @@
  * The example as two processes behind one address, with the database in a third: for tests of restarts and faults.
  *
  * SIGHUP restarts the processes one after the other, the new one before the old one goes. SIGUSR2 kills one of them.
- * One of `REQUESTS_PER_FAULT` requests fails, and one of `WRITES_PER_FAILURE` callbacks; each line of the output is one event as JSON.
+ * One of `REQUESTS_PER_FAULT` requests fails, and one of `WRITES_PER_FAILURE` callbacks; the answers of the first
+ * `LOST_CLAIMS` claims are lost. Each line of the output is one event as JSON.
  */
 
 import 'reflect-metadata';
@@ -43,9 +44,8 @@ class WatchedDocumentStore extends InMemoryDocumentStore {
 }
 
 async function primary(): Promise<void> {
-  const faults = new Faults(Number(process.env.REQUESTS_PER_FAULT ?? Infinity), (name) =>
-    say({ event: 'fault', name }),
-  );
+  const { REQUESTS_PER_FAULT = Infinity, LOST_CLAIMS = 0 } = process.env;
+  const faults = new Faults(Number(REQUESTS_PER_FAULT), Number(LOST_CLAIMS), (name) => say({ event: 'fault', name }));
   share({ tasks: new InMemoryAiTaskStore(), documents: new WatchedDocumentStore(), faults });
   cluster.setupPrimary({ serialization: 'advanced' });
   const workers: Worker[] = [];
