@@ -134,13 +134,14 @@ describe('reports', () => {
     assert.deepEqual(api.callbacks.seen.at(-1)!.result, result);
   });
 
-  test('a thousand vectors of 768 numbers are taken at once', async () => {
-    const ids = await api.add(...Array(1_000).fill({}));
+  test('two hundred vectors of 768 numbers are taken at once, and ten times more are too many', async () => {
+    const ids = await api.add(...Array(200).fill({}));
     const vector = Array.from({ length: 768 }, (_, index) => Math.fround(Math.sin(index)));
     const results = ids.map((id) => ({ id, state: 'succeeded', result: vector }));
     const answer = await api.ask('PATCH', '/api/ai-tasks', { results });
     assert.equal(answer.status, 200);
     assert.deepEqual(answer.body, { results: ids.map((id) => ({ id, status: 200 })) });
+    assert.equal((await api.ask('PATCH', '/api/ai-tasks', { results: Array(10).fill(results).flat() })).status, 413);
   });
 
   test('each of many reports is answered as if it had come alone', async () => {

@@ -10,4 +10,4 @@ export { AiTaskStore } from './store/ai-task-store';
 export { InMemoryAiTaskStore } from './store/in-memory-ai-task-store';
 
 /** What `app.useBodyParser('json', { limit })` needs for bulk reports; 100 kB, the default, is enough for single ones. */
-export const BODY_LIMIT = '16mb';
+export const BODY_LIMIT = '4mb';
