@@ -2,10 +2,13 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, test } from 'node:test';
 import { connect, disconnect, model } from 'mongoose';
+import sift from 'sift';
+import { STATES, isClaimable } from '../src/ai-tasks/ai-task';
 import {
   AiTaskSchema,
   StoredAiTask,
   changedFacts,
+  claimable,
   fromStored,
   newStoredTask,
   objectIds,
@@ -26,6 +29,21 @@ test('a task is the same after its way through the schema', () => {
   assert.deepEqual(task.lease, { worker: 'w', expiresAt: NOW });
   assert.equal(task.id, stored._id.toHexString());
   assert.equal('_id' in task || 'rank' in task, false);
+});
+
+test('the database finds what a worker may have by the same rule', () => {
+  const task = newStoredTask({ type: 't', content: 'x' }, NOW);
+  const leases = [
+    null,
+    ...[-1, 0, 1].map((ms) => ({ worker: 'w', claim: 'c', expiresAt: new Date(NOW.getTime() + ms) })),
+  ];
+  const tasks = STATES.flatMap((state) => leases.map((lease) => ({ ...task, state, lease })));
+  const found = tasks.filter(sift(claimable(NOW)));
+  assert.deepEqual(
+    found,
+    tasks.filter((stored) => isClaimable(fromStored(stored), NOW)),
+  );
+  assert.equal(found.length, leases.length + 2);
 });
 
 test('priorities are sorted by as numbers', () => {
