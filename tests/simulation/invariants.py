@@ -4,9 +4,11 @@ import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
+from ai_task_processor.domain.events import Event, LimitReached
 from ai_task_processor.domain.outcome import Outcome, Succeeded, Vector
+from ai_task_processor.limits.windows import KEYS
 from tests.simulation.faults import (
     QUOTA,
     THROTTLED,
@@ -14,6 +16,7 @@ from tests.simulation.faults import (
     Outage,
 )
 from tests.simulation.scenario import Scenario
+from tests.simulation.spending import Request, Spending
 
 JUST_NOW = 2.0
 """Seconds between the arrival of an answer and its transaction, at most: what is lost in a crash is not older."""
@@ -30,6 +33,11 @@ class LifeFacts:
     ended_at: float = float("inf")
     abrupt: bool = False
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is over."""
+        return self.ended_at < float("inf")
+
 
 @dataclass(eq=False, slots=True)
 class Charge:
@@ -39,6 +47,7 @@ class Charge:
     text: str
     at: float
     life: LifeFacts
+    request: Request
     answered_at: float | None = None
     written: bool = False
 
@@ -49,15 +58,25 @@ class Ledger:
 
     scenario: Scenario
     tell: Callable[[str], None]
+    limits: Mapping[str, int]
+    spending: Spending
     violations: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     charges: list[Charge] = field(default_factory=list)
     by_vector: dict[bytes, Charge] = field(default_factory=dict)
-    sent: list[tuple[float, float, int]] = field(default_factory=list)
     requests: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     lives: list[LifeFacts] = field(default_factory=list)
     allowed: dict[str, int] = field(default_factory=dict)
     """How many answers each text may cost: one for each time that a task with it was to be done."""
+    wishes: dict[tuple[str, int, str], float] = field(default_factory=dict)
+    """Until when a provider wants to be left alone by a life with a text."""
+    polls: list[int] = field(default_factory=list)
+    """Which life each poll was of."""
+    turns: int = 0
+    """How often something happened after which another replica may poll."""
+    taken: set[tuple[int, str]] = field(default_factory=set)
+    adopted: set[tuple[int, str]] = field(default_factory=set)
+    """The texts that others took from a life while it held them, and the outcomes, by their task ids."""
 
     def violated(self, what: str) -> None:
         self.tell(f"VIOLATED: {what}")
@@ -66,9 +85,27 @@ class Ledger:
 
     # --- Noted on the way ---------------------------------------------------------------------------------------------
 
-    def charge(self, text: str, at: float, life: LifeFacts) -> Charge:
+    def born(self, now: float) -> LifeFacts:
+        """A life begins."""
+        facts = LifeFacts(len(self.lives) + 1, began_at=now)
+        self.lives.append(facts)
+        self.turns += 1
+        return facts
+
+    def ended(self, facts: LifeFacts, now: float) -> None:
+        """A life is over, since now or since an earlier moment."""
+        facts.ended_at = min(facts.ended_at, now)
+        self.turns += 1
+
+    def noticed(self, event: Event) -> None:
+        """The daemon has told something."""
+        self.counts[f"event: {type(event).__name__}"] += 1
+        if isinstance(event, LimitReached):
+            self.counts[f"closed: {KEYS[event.window][0]}"] += 1
+
+    def charge(self, text: str, at: float, life: LifeFacts, request: Request) -> Charge:
         """A provider charges for a text."""
-        charge = Charge(len(self.charges), text, at, life)
+        charge = Charge(len(self.charges), text, at, life, request)
         self.charges.append(charge)
         return charge
 
@@ -76,11 +113,16 @@ class Ledger:
         """The journal has committed outcomes."""
         for outcome in outcomes.values():
             if isinstance(outcome, Succeeded) and isinstance(outcome.result, Vector):
-                charge = self.by_vector.get(outcome.result.data)
-                if charge is None:
-                    self.violated("a vector was written into the journal that no provider has answered")
-                else:
-                    charge.written = True
+                self.written(outcome.result.data)
+
+    def written(self, vector: bytes) -> None:
+        """The journal has committed a vector."""
+        charge = self.by_vector.get(vector)
+        if charge is None:
+            self.violated("a vector was written into the journal that no provider has answered")
+        else:
+            charge.written = True
+            self.spending.settle(charge.request)
 
     # --- Judged at the end --------------------------------------------------------------------------------------------
 
@@ -88,6 +130,7 @@ class Ledger:
         """See to everything that can only be seen from the end."""
         self._judge_payments()
         self._judge_limits()
+        self._judge_turns()
         for name, engine in self.scenario.engines.items():
             for outage in engine.weather.outages:
                 self._judge_probes(name, outage)
@@ -99,43 +142,41 @@ class Ledger:
                 continue
             if charge.written:
                 paid[charge.text] += 1
-            elif not charge.life.abrupt or charge.answered_at < charge.life.ended_at - JUST_NOW:
+            elif (charge.life.number, charge.text) in self.taken:
+                self.counts["answers lost with a lease"] += 1
+            elif charge.life.abrupt and charge.answered_at >= self._unwritten_since(charge.life):
+                self.counts["answers lost in a crash"] += 1
+            else:
                 self.violated(
                     f"paid for nothing: {charge.text[:40]!r} was answered at {charge.answered_at:.3f} and not written"
                 )
-            else:
-                self.counts["answers lost in a crash"] += 1
         for text, count in paid.items():
             if count > self.allowed.get(text, 0):
                 self.violated(f"paid {count} times instead of {self.allowed.get(text, 0)}: {text[:40]!r}")
 
+    def _unwritten_since(self, life: LifeFacts) -> float:
+        """From when on a life that ended abruptly may not have come to writing down what it heard."""
+        since = life.ended_at - JUST_NOW
+        outages = self.scenario.replicas.database.outages if self.scenario.replicas else ()
+        for outage in reversed(outages):
+            if outage.begin < since <= outage.end + JUST_NOW:
+                since = outage.begin - JUST_NOW
+        return since
+
+    def _judge_turns(self) -> None:
+        """Another replica polls only after something has happened to the one that did."""
+        changes = sum(one != other for one, other in pairwise(self.polls))
+        if self.scenario.replicas and changes > 3 * self.turns:
+            self.violated(f"{changes} times another replica polled; only {self.turns} times there was a reason for it")
+
     def _judge_limits(self) -> None:
-        for window in ("minute", "hour", "day", "week", "month"):
-            limit = int(str(self.scenario.settings.get(f"rate_limit_per_{window}", 0)))
-            if not limit:
-                continue
-            rolling = self.scenario.settings["rate_limit_strategy"] == "rolling"
-            used = self._most_rolling(window) if rolling else self._most_fixed(window)
+        rolling = self.scenario.settings.get("rate_limit_strategy", "rolling") == "rolling"
+        for key, limit in self.limits.items():
+            used = self.spending.most(key, rolling=rolling)
             if used > limit:
-                self.violated(f"{used} inputs were sent in one {window} whose limit is {limit}")
+                self.violated(f"{used} were let through in one window {key} whose limit is {limit}")
             if used == limit:
                 self.counts["limits reached"] += 1
-
-    def _most_rolling(self, window: str) -> int:
-        most = used = first = 0
-        for moment, _, count in self.sent:
-            used += count
-            while self.sent[first][0] <= moment - LENGTHS[window]:
-                used -= self.sent[first][2]
-                first += 1
-            most = max(most, used)
-        return most
-
-    def _most_fixed(self, window: str) -> int:
-        used = Counter[datetime]()
-        for _, line, count in self.sent:
-            used[_period(window, line)] += count
-        return max(used.values(), default=0)
 
     def _judge_probes(self, name: str, outage: Outage) -> None:
         arrived = self.requests[name]
@@ -170,22 +211,6 @@ class Ledger:
             shortest = min(self.scenario.engines[name].weather.wishes)
             return burst + at_once * (repeats + 1) * (2 + lasted / shortest)
         return burst + 2 * (1 + lasted / recovery)
-
-
-LENGTHS = {"minute": 60.0, "hour": 3_600.0, "day": 86_400.0, "week": 604_800.0, "month": 2_592_000.0}
-
-
-def _period(window: str, time: float) -> datetime:
-    moment = datetime.fromtimestamp(time, UTC).replace(second=0, microsecond=0)
-    if window == "minute":
-        return moment
-    moment = moment.replace(minute=0)
-    if window == "hour":
-        return moment
-    moment = moment.replace(hour=0)
-    if window == "week":
-        return moment - timedelta(days=moment.weekday())
-    return moment.replace(day=1) if window == "month" else moment
 
 
 def worst(violations: Sequence[str]) -> str:

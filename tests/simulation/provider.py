@@ -1,12 +1,15 @@
 """The simulated provider: charges, answers, fails, and remembers what it was paid for."""
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.errors import (
     ProviderAccountRefused,
     ProviderError,
@@ -15,11 +18,13 @@ from ai_task_processor.domain.errors import (
     ProviderUnavailable,
 )
 from ai_task_processor.domain.ports import Embeddings
+from ai_task_processor.providers.budget import estimate
 from ai_task_processor.providers.mock import mock_vector
 from tests.simulation import faults
 from tests.simulation.invariants import CANARY, Charge, Ledger
 from tests.simulation.life import Life
 from tests.simulation.scenario import CRASHING, POISON, Engine, Scenario
+from tests.simulation.spending import Request
 
 _NOT_BELIEVED = (faults.NOT_FINITE, faults.TOO_FEW, faults.WRONG_LENGTH, faults.ZEROS)
 
@@ -33,20 +38,21 @@ class SimulatedProvider:
         scenario: Scenario,
         ledger: Ledger,
         *,
-        sent: Callable[[int], None],
+        price: Callable[[str], int],
+        sent: Callable[[], None],
         tell: Callable[[str], None],
     ) -> None:
         self.name = name
+        self._price = price
         self._traits: Engine = scenario.engines[name]
         self._healed = scenario.healed
-        self._jumps = scenario.jumps
+        self._clocks_differ = scenario.clocks_differ
         self._ledger = ledger
         self._sent = sent
         self._tell = tell
         self._chance = random.Random(f"provider {name} {scenario.seed}")
         self._blamed = Counter[str]()
         self._patience = _patience(scenario)
-        self._not_before: dict[tuple[Life, str], float] = {}
 
     @property
     def timeout(self) -> float:
@@ -65,12 +71,14 @@ class SimulatedProvider:
         if fault == faults.REFUSED:
             await asyncio.sleep(self._delay())
             raise ProviderUnavailable(f"{self.name} cannot be reached", sent=False)
-        self._sent(len(texts))
+        request = self._ledger.spending.send(estimate(texts, model, self._price))
+        self._sent()
 
         def work() -> None:
-            outcome, charges = self._outcome(life, texts, model=model, dimensions=dimensions, fault=fault)
+            outcome, charges = self._outcome(life, texts, request, model=model, dimensions=dimensions, fault=fault)
             if outcome is not None:
-                loop.call_later(self._delay(), self._give, life, texts, answer, outcome, charges)
+                reply = _Reply(life, texts, request, self._price(model), outcome, charges, fault not in _NOT_BELIEVED)
+                loop.call_later(self._delay(), self._give, reply, answer)
 
         loop.call_later(self._delay(), work)
         return await answer
@@ -89,14 +97,14 @@ class SimulatedProvider:
         return fault
 
     def _outcome(
-        self, life: Life, texts: Sequence[str], *, model: str, dimensions: int | None, fault: str
+        self, life: Life, texts: Sequence[str], request: Request, *, model: str, dimensions: int | None, fault: str
     ) -> tuple[Embeddings | ProviderError | None, Sequence[Charge]]:
         """What this request comes to, None where nothing is ever said; and what was charged for."""
         error = self._refusal(texts, fault)
         if error is not None or fault == faults.HANG_BEFORE:
             return error, ()
         now = asyncio.get_running_loop().time()
-        charges = [self._ledger.charge(text, now, life.facts) for text in texts]
+        charges = [self._ledger.charge(text, now, life.facts, request) for text in texts]
         if fault == faults.HANG_AFTER:
             return None, charges
         if fault == faults.ERROR_AFTER:
@@ -105,7 +113,11 @@ class SimulatedProvider:
         if fault in _NOT_BELIEVED:
             return _spoilt(Embeddings(vectors, model, self.name), fault), charges
         self._ledger.by_vector.update(zip(vectors, charges, strict=True))
-        return Embeddings(vectors, model, self.name, tokens=sum(map(len, texts))), charges
+        return Embeddings(vectors, model, self.name, tokens=self._figure(request)), charges
+
+    def _figure(self, request: Request) -> int:
+        """What the provider counted: 0 where it does not say."""
+        return math.ceil(request.reserved.tokens * self._traits.figure)
 
     def _refusal(self, texts: Sequence[str], fault: str) -> ProviderError | None:
         """What is said without a charge."""
@@ -134,32 +146,51 @@ class SimulatedProvider:
         for text in texts:
             if (
                 self._ledger.allowed.get(text) == 1
-                and not self._jumps
-                and now < self._not_before.get((life, text), 0.0) - 0.01
+                and not self._clocks_differ
+                and now < self._ledger.wishes.get((self.name, life.facts.number, text), 0.0) - 0.01
             ):
                 self._ledger.violated(f"{self.name} was asked for {text[:30]!r} before its Retry-After was over")
 
-    def _give(
-        self,
-        life: Life,
-        texts: Sequence[str],
-        answer: "asyncio.Future[Embeddings]",
-        outcome: Embeddings | ProviderError,
-        charges: Sequence[Charge],
-    ) -> None:
+    def _give(self, reply: "_Reply", answer: "asyncio.Future[Embeddings]") -> None:
         if answer.done():
             return
         now = asyncio.get_running_loop().time()
+        request, outcome = reply.request, reply.outcome
         if isinstance(outcome, ProviderError):
             answer.set_exception(outcome)
             answer.exception()  # the daemon may have died meanwhile: nobody has to look
-            wish = getattr(outcome, "retry_after", None) or 0.0
-            self._not_before.update({(life, text): now + wish for text in texts})
+            self._note_wish(reply, outcome, now)
+            if not isinstance(outcome, ProviderUnavailable):
+                self._ledger.spending.hear(request, Amount(tasks=len(reply.texts)))
             return
         answer.set_result(outcome)
-        for charge in charges:
-            if outcome.tokens:
+        if reply.is_believable:
+            tokens = outcome.tokens or request.reserved.tokens
+            self._ledger.spending.hear(request, Amount(len(reply.texts), tokens, tokens * reply.price))
+            for charge in reply.charges:
                 charge.answered_at = now
+
+    def _note_wish(self, reply: "_Reply", error: ProviderError, now: float) -> None:
+        """Halves of a batch that is refused are requests of their own, and go to the first provider again."""
+        life = reply.life.facts.number
+        until = now + (getattr(error, "retry_after", None) or 0.0)
+        self._ledger.wishes.update({(self.name, life, text): until for text in reply.texts})
+        if isinstance(error, ProviderRejected):
+            for name in self._ledger.scenario.engines:
+                self._ledger.wishes.update({(name, life, text): 0.0 for text in reply.texts})
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """What comes back of a request; its model's ``price`` is for a token."""
+
+    life: Life
+    texts: Sequence[str]
+    request: Request
+    price: int
+    outcome: Embeddings | ProviderError
+    charges: Sequence[Charge]
+    is_believable: bool
 
 
 class Leaf:
@@ -192,7 +223,7 @@ def _patience(scenario: Scenario) -> int:
 
 
 def _spoilt(answer: Embeddings, fault: str) -> Embeddings:
-    """The answer as nobody should believe it; it carries no tokens."""
+    """The answer as nobody should believe it."""
     vectors = [np.frombuffer(vector, "<f4").copy() for vector in answer.vectors]
     if fault == faults.NOT_FINITE:
         vectors[-1][0] = np.nan

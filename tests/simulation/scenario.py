@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from tests.simulation.faults import (
     API_FAULTS,
     API_OUTAGES,
+    DATABASE_FAULTS,
+    DATABASE_OUTAGES,
     PROVIDER_FAULTS,
     PROVIDER_OUTAGES,
     TOKEN_OUTAGES,
@@ -17,6 +19,12 @@ from tests.simulation.faults import (
 )
 
 MODEL = "nomic-embed-text"
+
+REPLICAS = 0.08
+"""The share of the seeds in which several daemons share a database: they cost many times as much as one."""
+
+FEW_LANES = {"delivery_concurrency": 2, "concurrency_limit": 2}
+"""What each of several daemons has: each lane looks by itself for what others have left in the database."""
 
 GOOD, DUPLICATE = "good", "duplicate"
 POISON, CRASHING = "poison", "crashing"
@@ -85,11 +93,15 @@ class Api:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Traits of one provider; ``most_characters`` in one request, ``timeout`` of the guard in seconds."""
+    """Traits of one provider; ``most_characters`` in one request, ``timeout`` of the guard in seconds.
+
+    It counts ``figure`` times as many tokens as were estimated, and does not say how many where that is 0.
+    """
 
     weather: Weather
     most_characters: int = 1_000_000
     timeout: float = 60.0
+    figure: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +117,20 @@ class Ends:
     at_points: float = 0.5
     reboots: float = 0.0
     downtime: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """Several daemons on one ``database``, to which the way has that weather.
+
+    Their clocks are ``ahead`` of the true time by so many seconds, the database's is set as ``jumps`` say. Idle ones
+    look for work every ``glance`` seconds.
+    """
+
+    ahead: tuple[float, ...]
+    database: Weather
+    jumps: tuple[tuple[float, float], ...] = ()
+    glance: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +150,12 @@ class Scenario:
     """Whether the state in memory is lost with each life, for a test of the invariants."""
     journal_latency: float = 0.0
     glance: float = math.inf
+    replicas: Replicas | None = None
+
+    @property
+    def clocks_differ(self) -> bool:
+        """Whether nobody can know from one clock what another one says."""
+        return bool(self.jumps) or (self.replicas is not None and any(self.replicas.ahead))
 
     @property
     def grace(self) -> float:
@@ -133,13 +165,19 @@ class Scenario:
 def drawn(seed: int) -> Scenario:
     """The scenario of a seed."""
     chance = random.Random(f"scenario {seed}")
-    healed = chance.choice((300.0, 900.0, 1_800.0, 1_800.0, 3_600.0, 3_600.0, 7_200.0, 14_400.0))
+    together = chance.random() < REPLICAS
+    healed = chance.choice(
+        (300.0, 600.0, 900.0) if together else (300.0, 900.0, 1_800.0, 1_800.0, 3_600.0, 3_600.0, 7_200.0, 14_400.0)
+    )
     jumps = _jumps(chance, healed)
     settings = _settings(chance, healed)
+    if together:
+        settings = _without_long_waits(settings) | FEW_LANES
     engines = _engines(chance, healed, "ollama openai" if settings["processing_mode"] == "hybrid" else "openai")
     tasks = _tasks(chance, healed, seed, alone_in_limit=settings.get("rate_limit_per_minute") == 1)
     api = _api(chance, healed, len(tasks))
     ends = _ends(chance, healed)
+    replicas = _replicas(chance, healed) if together else None
     return Scenario(
         seed=seed,
         healed=healed,
@@ -149,9 +187,10 @@ def drawn(seed: int) -> Scenario:
         engines=engines,
         ends=ends if not jumps else replace(ends, reboots=0.0),  # after both, nobody could know how late it is
         jumps=jumps,
-        sql=chance.random() < 0.1,
+        sql=chance.random() < 0.1 and not together,
         journal_latency=chance.choice((0.0, 0.0, 0.002, 0.05)),
-        glance=10.0 if chance.random() < 0.1 and healed <= 1_800 else math.inf,
+        glance=10.0 if together or (chance.random() < 0.1 and healed <= 1_800) else math.inf,
+        replicas=replicas,
     )
 
 
@@ -181,8 +220,14 @@ def _settings(chance: random.Random, healed: float) -> dict[str, object]:
         "circuit_breaker_recovery_seconds": chance.choice((5, 30)),
         "shutdown_grace_seconds": chance.choice((0, 2, 30)),
         "embedding_cache_mb": chance.choice((0, 0, 1)),
+        "lease_seconds": chance.choice((5, 15, 60)),
         **(_limits(chance) if chance.random() < 0.35 else {}),
     }
+
+
+def _without_long_waits(settings: dict[str, object]) -> dict[str, object]:
+    """Without the limits for which several daemons would look at their database for hours."""
+    return {key: value for key, value in settings.items() if not key.endswith(("limit_per_hour", "limit_per_day"))}
 
 
 def basic_settings() -> dict[str, object]:
@@ -210,12 +255,28 @@ def basic_settings() -> dict[str, object]:
 
 def _limits(chance: random.Random) -> dict[str, object]:
     limits: dict[str, object] = {"rate_limit_strategy": chance.choice(("rolling", "fixed"))}
-    if chance.random() < 0.8:
+    if chance.random() < 0.6:
         limits["rate_limit_per_minute"] = chance.choice((1, 2, 3, 10, 30))
-    if chance.random() < 0.5:
+    if chance.random() < 0.4:
         limits["rate_limit_per_hour"] = chance.choice((20, 60, 200))
-    if chance.random() < 0.3:
+    if chance.random() < 0.2:
         limits["rate_limit_per_day"] = chance.choice((300, 600))
+    return limits | _budgets(chance)
+
+
+def _budgets(chance: random.Random) -> dict[str, object]:
+    """Limits of tokens and money; each lets any single text through, and the question who is at fault beside it."""
+    limits: dict[str, object] = {}
+    if chance.random() < 0.4:
+        limits["token_limit_per_minute"] = chance.choice((100, 250, 1_000))
+    if chance.random() < 0.2:
+        limits["token_limit_per_hour"] = chance.choice((1_000, 5_000))
+    if chance.random() < 0.1:
+        limits["token_limit_per_day"] = 20_000
+    if chance.random() < 0.3:
+        limits["cost_limit_per_minute"] = chance.choice((0.00002, 0.0001))
+    if chance.random() < 0.2:
+        limits["cost_limit_per_hour"] = chance.choice((0.0002, 0.001))
     return limits
 
 
@@ -350,6 +411,7 @@ def _engine(chance: random.Random, healed: float) -> Engine:
         ),
         most_characters=chance.choice((100, 1_000, 1_000_000)),
         timeout=timeout,
+        figure=chance.choice((0.0, 0.3, 0.6, 1.0, 1.5)),
     )
 
 
@@ -362,6 +424,23 @@ def _ends(chance: random.Random, healed: float) -> Ends:
         at_points=chance.choice((0.0, 0.5, 0.9)),
         reboots=chance.choice((0.0, 0.0, 0.3)),
         downtime=chance.choice((0.0, 5.0, 60.0, 600.0)),
+    )
+
+
+def _replicas(chance: random.Random, healed: float) -> Replicas:
+    count = chance.choice((2, 2, 2, 3, 4))
+    skew = chance.choice((0.0, 0.0, 0.5, 30.0))
+    return Replicas(
+        ahead=tuple(chance.uniform(-skew, skew) for _ in range(count)),
+        database=Weather(
+            outages=drawn_outages(chance, DATABASE_OUTAGES, 2, healed),
+            rates=drawn_rates(chance, DATABASE_FAULTS, chance.choice((0.0, 0.02, 0.1))),
+            latency=chance.choice(((0.0, 0.0), (0.001, 0.005), (0.01, 0.2))),
+            slow=chance.choice((0.0, 0.0, 0.01)),
+        ),
+        jumps=()
+        if chance.random() < 0.8
+        else ((chance.uniform(0, healed), chance.choice((-600.0, -1.0, 1.0, 600.0))),),
     )
 
 

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.outcome import Outcome
@@ -18,31 +19,113 @@ from ai_task_processor.providers.spaces import Sighting, SpaceStore
 from ai_task_processor.settings import Settings
 from ai_task_processor.storage.engine import open_storage
 from ai_task_processor.wiring.engines import Memory, short_memory
-from ai_task_processor.wiring.state import State, state_in
+from ai_task_processor.wiring.state import Relay, State, shared_state, state_in
+from tests.simulation.database import SharedDatabase
 from tests.simulation.life import Life
 from tests.simulation.machine import Inline
+from tests.simulation.scenario import Replicas, Scenario
 
 T = TypeVar("T")
 
 
 class Disk:
-    """Durable state: in memory, or in a SQLite file where there is a ``folder``."""
+    """Durable state of one daemon: in memory, or in a SQLite file where there is a ``folder``.
 
-    def __init__(self, folder: Path | None, settings: Settings) -> None:
+    The callables hear of what is committed. A disk that ``forgets`` is empty for each life.
+    """
+
+    def __init__(self, folder: Path | None, scenario: Scenario, settings: Settings, commits: "Commits") -> None:
         self._folder = folder
-        self._clock = _Borrowed()
+        self._scenario = scenario
         self._settings = settings
-        self._state = State(MemoryJournal(self._clock), MemoryLimitStore(), short_memory(settings))
+        self._commits = commits
+        self._clock = _Borrowed()
+        self._state = self._empty()
+
+    def _empty(self) -> State:
+        return State(MemoryJournal(self._clock), MemoryLimitStore(), short_memory(self._settings))
 
     @asynccontextmanager
-    async def opened(self, clock: Clock) -> AsyncIterator[State]:
+    async def opened(self, life: Life, clock: Clock) -> AsyncIterator[State]:
         """The state as a new process finds it."""
+        guardian = Guardian(life, self._scenario.journal_latency)
         if self._folder is None:
+            if self._scenario.forgets:
+                self._state = self._empty()
             self._clock.clock = clock
-            yield self._state
+            yield guarded(self._state, guardian, self._commits)
             return
         async with open_storage(f"sqlite:///{self._folder / 'state.db'}", executor=Inline()) as storage:
-            yield await state_in(storage, self._settings, clock)
+            yield guarded(await state_in(storage, self._settings, clock), guardian, self._commits)
+
+
+class Shared:
+    """The database that several daemons share."""
+
+    def __init__(self, database: SharedDatabase, replicas: Replicas, settings: Settings) -> None:
+        self._database = database
+        self._replicas = replicas
+        self._settings = settings
+
+    @asynccontextmanager
+    async def opened(self, life: Life, clock: Clock) -> AsyncIterator[State]:
+        """The state as a new replica finds it."""
+        name, relay = str(life.facts.number), Relay()
+        storage = self._database.storage(life, name, relay)
+        async with shared_state(storage, self._settings, clock, relay, name) as state:
+            yield self._watched(state, Passing(life))
+
+    def _watched(self, state: State, passing: "Passing") -> State:
+        async def remember() -> Memory:
+            assert state.remember is not None
+            return _guarded_memory(await state.remember(), passing)
+
+        return replace(
+            state,
+            journal=GuardedJournal(state.journal, passing, UNHEARD),
+            limits=GuardedLimits(state.limits, passing),
+            remember=remember,
+            glance=self._replicas.glance,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Commits:
+    """Who hears of what the journal has committed."""
+
+    settled: Callable[[Mapping[str, Outcome]], None]
+    reported: Callable[[Sequence[str]], None]
+    parked: Callable[[str], None]
+
+
+UNHEARD = Commits(lambda _: None, lambda _: None, lambda _: None)
+
+
+class Transactions(Protocol):
+    """Lets the daemon of one life at the state, at moments at which it may die."""
+
+    async def transact(
+        self, name: str, work: Callable[[], Awaitable[T]], committed: Callable[[], None] = lambda: None
+    ) -> T:
+        """Run one transaction."""
+        ...
+
+
+class Passing:
+    """Leaves everything to the database."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+
+    async def transact(
+        self, name: str, work: Callable[[], Awaitable[T]], committed: Callable[[], None] = lambda: None
+    ) -> T:
+        """See :class:`Transactions`."""
+        self._life.point(f"{name} before")
+        answer = await work()
+        committed()
+        self._life.point(f"{name} after")
+        return answer
 
 
 class Guardian:
@@ -80,17 +163,14 @@ class GuardedJournal:
     def __init__(
         self,
         journal: Journal,
-        guardian: Guardian,
-        *,
-        settled: Callable[[Mapping[str, Outcome]], None],
-        reported: Callable[[Sequence[str]], None],
-        parked: Callable[[str], None],
+        guardian: Transactions,
+        commits: Commits,
     ) -> None:
         self._journal = journal
         self._do = guardian.transact
-        self._settled = settled
-        self._reported = reported
-        self._parked = parked
+        self._settled = commits.settled
+        self._reported = commits.reported
+        self._parked = commits.parked
 
     async def mark(self) -> int:
         return await self._do("mark", self._journal.mark)
@@ -141,7 +221,7 @@ class GuardedJournal:
 class GuardedLimits:
     """The port ``LimitStore`` as one life of the daemon sees it."""
 
-    def __init__(self, store: limits.LimitStore, guardian: Guardian) -> None:
+    def __init__(self, store: limits.LimitStore, guardian: Transactions) -> None:
         self._store = store
         self._do = guardian.transact
 
@@ -158,7 +238,7 @@ class GuardedLimits:
 class GuardedCache:
     """The port ``CacheStore`` as one life of the daemon sees it."""
 
-    def __init__(self, store: CacheStore, guardian: Guardian) -> None:
+    def __init__(self, store: CacheStore, guardian: Transactions) -> None:
         self._store = store
         self._do = guardian.transact
 
@@ -178,7 +258,7 @@ class GuardedCache:
 class GuardedSpaces:
     """The port ``SpaceStore`` as one life of the daemon sees it."""
 
-    def __init__(self, store: SpaceStore, guardian: Guardian) -> None:
+    def __init__(self, store: SpaceStore, guardian: Transactions) -> None:
         self._store = store
         self._do = guardian.transact
 
@@ -189,21 +269,18 @@ class GuardedSpaces:
         await self._do("spaces save", lambda: self._store.save(sighting, forget))
 
 
-def guarded(
-    state: State,
-    guardian: Guardian,
-    *,
-    settled: Callable[[Mapping[str, Outcome]], None],
-    reported: Callable[[Sequence[str]], None],
-    parked: Callable[[str], None],
-) -> State:
+def guarded(state: State, guardian: Transactions, commits: Commits) -> State:
     """The state, every part of it behind the guardian."""
     assert state.memory is not None
     return State(
-        journal=GuardedJournal(state.journal, guardian, settled=settled, reported=reported, parked=parked),
+        journal=GuardedJournal(state.journal, guardian, commits),
         limits=GuardedLimits(state.limits, guardian),
-        memory=Memory(GuardedCache(state.memory.cache, guardian), GuardedSpaces(state.memory.spaces, guardian)),
+        memory=_guarded_memory(state.memory, guardian),
     )
+
+
+def _guarded_memory(memory: Memory, guardian: Transactions) -> Memory:
+    return Memory(GuardedCache(memory.cache, guardian), GuardedSpaces(memory.spaces, guardian))
 
 
 class _Borrowed:

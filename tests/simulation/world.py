@@ -5,27 +5,25 @@ import logging
 import random
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ai_task_processor.app import App, World, open_app
-from ai_task_processor.domain.clock import Clock, SystemClock
-from ai_task_processor.domain.events import BatchCrashed, Event, Stopped
 from ai_task_processor.domain.ports import Backlog
 from ai_task_processor.settings import Settings, load_settings
-from ai_task_processor.wiring.engines import Bench
-from ai_task_processor.wiring.engines import Engine as WiredEngine
-from ai_task_processor.wiring.state import State
-from tests.simulation.invariants import Ledger, LifeFacts
-from tests.simulation.life import CANCELLED_WITHIN, Life, Trap
+from ai_task_processor.wiring.engines import price_at
+from tests.simulation.crew import Crew
+from tests.simulation.database import SharedDatabase
+from tests.simulation.host import Host, States, Surroundings
+from tests.simulation.invariants import Ledger
 from tests.simulation.machine import Machine, SimulatedLoop, SimulationStuck
-from tests.simulation.provider import Leaf, SimulatedProvider
-from tests.simulation.scenario import MODEL, UNWELCOME, Scenario, last_task
-from tests.simulation.server import TaskServer, Wire
-from tests.simulation.state import Disk, Guardian, guarded
+from tests.simulation.provider import SimulatedProvider
+from tests.simulation.scenario import UNWELCOME, Scenario, last_task
+from tests.simulation.server import TaskServer
+from tests.simulation.spending import Spending
+from tests.simulation.state import Commits, Disk, Shared
 from tests.simulation.trace import Trace
 
 GLANCE = 20.0
@@ -37,24 +35,10 @@ PATIENCE = 6 * 86_400.0
 LAST_GRACE = 90.0
 """Simulated seconds in which the last stop, with nothing in its way, has finished and delivered what was begun."""
 
-POINTS = (
-    *(
-        "settle",
-        "mark_reported",
-        "accept",
-        "claim",
-        "unreported",
-        "postpone",
-        "reopen",
-        "mark",
-        "limits change",
-        "cache put",
-        "spaces",
-        "park",
-    ),
-    *("fetch sent", "fetch answered", "patch sent", "patch answered", "token sent", "token answered"),
-    *("provider before", "provider after"),
-)
+QUIET, QUIET_POLLS = 3, 5
+"""Intervals in which nothing is left to do, and the most polls in them, however many replicas there are."""
+
+POLLED = "event: Polled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +54,7 @@ class Report:
 
 def simulate(scenario: Scenario) -> Report:
     """Run a scenario from its beginning to its end."""
+    random.seed(f"conflicts {scenario.seed}")  # what the storage draws for itself
     with ExitStack() as stack:
         loop = SimulatedLoop()
         stack.callback(loop.close)
@@ -79,10 +64,12 @@ def simulate(scenario: Scenario) -> Report:
             folder = Path(stack.enter_context(directory))
         complaints = stack.enter_context(_Complaints())
         trace = Trace(loop)
-        ledger = Ledger(scenario, trace)
+        settings = load_settings(None, **scenario.settings)
+        moments = _Moments(scenario, loop)
+        ledger = Ledger(scenario, trace, settings.limits, Spending(moments))
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             try:
-                runner.run(_Simulation(scenario, loop, ledger, trace, folder).run())
+                runner.run(_Simulation(scenario, settings, loop, ledger, trace, folder, moments, stack).run())
             except SimulationStuck as stuck:
                 ledger.violated(str(stuck))
         for complaint in (*loop.complaints, *complaints.messages):
@@ -90,228 +77,182 @@ def simulate(scenario: Scenario) -> Report:
         return Report(scenario.seed, ledger.violations, trace, Counter(ledger.counts), loop.time())
 
 
+class _Moments:
+    """Where the limiter's line of time is, which never goes back."""
+
+    def __init__(self, scenario: Scenario, loop: SimulatedLoop) -> None:
+        self._rolls = scenario.settings.get("rate_limit_strategy", "rolling") == "rolling"
+        self._loop = loop
+        self._line = self._line_at = 0.0
+        self.host: Host | None = None
+        """The only one there is."""
+        self.database: SharedDatabase | None = None
+        """Whose clock all replicas go by."""
+
+    def __call__(self) -> float:
+        if self.database is not None:
+            self._line = max(self._line, self.database.machine.wall())
+            return self._line
+        now = self._loop.time()
+        if self._rolls:
+            return now
+        assert self.host is not None
+        self._line = max(self._line + now - self._line_at, self.host.clock.now())
+        self._line_at = now
+        return self._line
+
+
 class _Simulation:
     def __init__(
-        self, scenario: Scenario, loop: SimulatedLoop, ledger: Ledger, trace: Trace, folder: Path | None
+        self,
+        scenario: Scenario,
+        settings: Settings,
+        loop: SimulatedLoop,
+        ledger: Ledger,
+        trace: Trace,
+        folder: Path | None,
+        moments: _Moments,
+        stack: ExitStack,
     ) -> None:
         self._scenario = scenario
+        self._settings = settings
         self._loop = loop
         self._ledger = ledger
         self._tell = trace
-        self._settings = load_settings(None, **scenario.settings)
-        self._chance = random.Random(f"lives {scenario.seed}")
-        self._machine = Machine(loop)
-        self._disk = Disk(folder, self._settings)
-        self._deaths = 0
-        self._goes_on = True
+        self._folder = folder
+        self._moments = moments
+        self._stack = stack
         self._something_sent = asyncio.Event()
         self._parked: set[str] = set()
-        self._unreported: int | None = None
-        self._app: App | None = None
-        self._state: State | None = None
-        self._line = self._line_at = 0.0
+        self._hosts: Sequence[Host] = ()
 
     async def run(self) -> None:
         """Life after life, and the judgement."""
         scenario = self._scenario
-        self._server = TaskServer(scenario, self._ledger, self._machine, self._tell)
-        self._providers = {
-            name: SimulatedProvider(name, scenario, self._ledger, sent=self._sent, tell=self._tell)
-            for name in scenario.engines
-        }
-        for moment, seconds in scenario.jumps:
-            self._loop.call_at(moment, self._jump, seconds)
+        machines = self._machines()
+        self._server = TaskServer(scenario, self._ledger, machines[0], self._tell)
+        around = Surroundings(
+            scenario,
+            self._settings,
+            self._loop,
+            self._ledger,
+            self._tell,
+            self._server,
+            self._providers(),
+            self._states(),
+        )
+        self._hosts = [Host(number, around, machine) for number, machine in enumerate(machines)]
+        self._moments.host = self._hosts[0]
+        for number, (moment, seconds) in enumerate(scenario.jumps):
+            self._loop.call_at(moment, self._jump, machines[number % len(machines)], seconds)
         self._tell(f"scenario {scenario.seed}: {dict(scenario.settings)}")
-        await self._one_life()
-        while self._goes_on:
-            await asyncio.sleep(self._chance.uniform(0, scenario.ends.downtime))
-            await self._one_life()
+        await asyncio.gather(*(host.live() for host in self._hosts))
+        await self._last_days()
         self._ledger.judge()
 
-    def _jump(self, seconds: float) -> None:
-        self._tell(f"the clock jumps by {seconds:.0f}")
+    def _machines(self) -> Sequence[Machine]:
+        machines = [Machine(self._loop)]
+        if self._scenario.replicas:
+            self._ledger.counts["replicas"] += 1
+            machines = [Machine(self._loop) for _ in self._scenario.replicas.ahead]
+            for machine, seconds in zip(machines, self._scenario.replicas.ahead, strict=True):
+                machine.jump(seconds)
+        return machines
+
+    def _providers(self) -> Mapping[str, SimulatedProvider]:
+        return {
+            name: SimulatedProvider(
+                name,
+                self._scenario,
+                self._ledger,
+                price=price_at(self._settings, name),
+                sent=self._something_sent.set,
+                tell=self._tell,
+            )
+            for name in self._scenario.engines
+        }
+
+    def _states(self) -> States:
+        replicas = self._scenario.replicas
+        if replicas is None:
+            commits = Commits(self._ledger.settled, self._reported, self._parked.add)
+            return Disk(self._folder, self._scenario, self._settings, commits)
+        crew = Crew(
+            self._ledger, self._server, self._parked, lease=self._settings.lease_seconds, steady=not replicas.jumps
+        )
+        database = SharedDatabase(
+            replicas.database,
+            healed=self._scenario.healed,
+            machine=Machine(self._loop),
+            chance=random.Random(f"database {self._scenario.seed}"),
+            witness=crew,
+            tell=self._tell,
+        )
+        self._stack.callback(database.close)
+        for moment, seconds in replicas.jumps:
+            self._loop.call_at(moment, self._jump, database.machine, seconds)
+        self._moments.database = database
+        return Shared(database, replicas, self._settings)
+
+    def _reported(self, task_ids: Sequence[str]) -> None:
+        for task_id in task_ids:
+            self._server.written_down(task_id)
+
+    def _jump(self, machine: Machine, seconds: float) -> None:
+        self._tell(f"a clock jumps by {seconds:.0f}")
         self._ledger.counts["clock jumps"] += 1
-        self._machine.jump(seconds)
+        machine.jump(seconds)
 
-    # --- One life -----------------------------------------------------------------------------------------------------
+    # --- Rest ---------------------------------------------------------------------------------------------------------
 
-    async def _one_life(self) -> None:
-        """Run the daemon until something ends it."""
-        facts = LifeFacts(len(self._ledger.lives) + 1, began_at=self._loop.time())
-        self._ledger.lives.append(facts)
-        will_die = self._deaths < self._scenario.ends.deaths
-        self._deaths += will_die
-        trap = self._trap() if will_die else None
-        life = Life(facts, trap, self._tell)
-        self._tell(f"life {facts.number} begins, {f'trap {trap.point} {trap.countdown}' if trap else 'no trap'}")
-        self._app = None
-        work = asyncio.create_task(self._work(life), name="daemon")
-        self._goes_on = await self._ended(life, work, will_die=will_die)
-        facts.ended_at = min(facts.ended_at, self._loop.time())
-
-    def _trap(self) -> Trap | None:
-        if self._chance.random() >= self._scenario.ends.at_points:
-            return None
-        return Trap(self._chance.choice(POINTS), int(self._chance.expovariate(0.15)) + 1)
-
-    async def _ended(self, life: Life, work: "asyncio.Task[None]", *, will_die: bool) -> bool:
-        """Wait for the end of a life, and look at it; answer whether there is to be another."""
-        if not will_die:
-            await self._last_days(life, work)
-            return False
-        seconds = self._chance.expovariate(1 / self._scenario.ends.mean)
-        died = asyncio.create_task(life.died.wait(), name="death")
-        await asyncio.wait({work, died}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        died.cancel()
-        if not life.dead and not work.done() and self._chance.random() < self._scenario.ends.gracefully:
-            self._ledger.counts["graceful stops"] += 1
-            await self._stop(life, work, grace=self._scenario.grace)
-            return True
-        await self._buried(life, work)
-        if self._chance.random() < self._scenario.ends.reboots:
-            self._tell("the machine starts anew")
-            self._ledger.counts["reboots"] += 1
-            self._machine.reboot()
-        return True
-
-    async def _last_days(self, life: Life, work: "asyncio.Task[None]") -> None:
-        """Everything comes to rest; then the daemon is stopped while it works in a world in which all is well."""
-        await self._at_rest(work)
-        if not work.done():
+    async def _last_days(self) -> None:
+        """Everything comes to rest; then the daemons are stopped while they work in a world in which all is well."""
+        await self._at_rest()
+        if not self._one_has_ended():
             self._check_rest(await self._backlog())
-            await self._begins_something(work)
-        if work.done():
-            self._check_end(life, work)
-            self._ledger.violated("the daemon ended although nobody stopped it")
-            return
-        await self._stop(life, work, grace=LAST_GRACE)
-        self._check_clean_end(life)
+            await self._begins_something()
+        for host in self._hosts:
+            if host.work.done():
+                host.check_end()
+                self._ledger.violated("the daemon ended although nobody stopped it")
+        running = [host for host in self._hosts if not host.work.done()]
+        await asyncio.gather(*(host.stop(LAST_GRACE) for host in running))
+        for host in running:
+            host.check_clean_end()
+        if running and min(host.unreported or 0 for host in running) != 0:
+            self._ledger.violated("the last life ended with results that were not reported")
 
-    async def _begins_something(self, work: "asyncio.Task[None]") -> None:
-        """Give it a few tasks, and wait until the first has gone to a provider; limits may allow none for long."""
+    def _one_has_ended(self) -> bool:
+        return any(host.work.done() for host in self._hosts)
+
+    async def _at_rest(self) -> None:
+        """Wait until nothing is left to do, and a while longer, in which nothing may happen."""
+        deadline = self._scenario.healed + PATIENCE
+        looks = 0  # at which all was done: at one alone a page may still be on its way
+        while not self._one_has_ended() and looks < 2 and self._loop.time() < deadline:
+            await asyncio.sleep(GLANCE)
+            looks = looks + 1 if await self._all_done() else 0
+        if self._one_has_ended():
+            return
+        await asyncio.sleep(2 * self._scenario.api.lag)
+        sent, polls = self._ledger.spending.sent, self._ledger.counts[POLLED]
+        await asyncio.sleep(QUIET * self._settings.polling_interval_seconds)
+        if self._ledger.spending.sent != sent:
+            self._ledger.violated("something was sent to a provider after everything was done")
+        polls = self._ledger.counts[POLLED] - polls
+        if polls > QUIET_POLLS:
+            self._ledger.violated(f"{polls} polls in {QUIET} intervals without anything to do")
+
+    async def _begins_something(self) -> None:
+        """Give them a few tasks, and wait until the first has gone to a provider; limits may allow none for long."""
         for number in range(3):
             self._server.create(last_task(f"{self._scenario.seed}-last-{number}", number))
         self._something_sent.clear()
         sent = asyncio.create_task(self._something_sent.wait(), name="sent")
         patience = 3 * self._settings.polling_interval_seconds + 120
-        await asyncio.wait({work, sent}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        works = {host.work for host in self._hosts}
+        await asyncio.wait({*works, sent}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         sent.cancel()
-
-    async def _work(self, life: Life) -> None:
-        clock = SystemClock(wall=self._machine.wall, monotonic=self._machine.monotonic)
-        self._life, self._clock = life, clock
-        world = World(
-            clock=clock,
-            boot=self._machine.boot,
-            randomness=random.Random(f"daemon {self._scenario.seed} {life.facts.number}"),
-            wire=lambda _: Wire(self._server, life),
-            engine=self._engine,
-            state=self._open_state,
-            glance=self._scenario.glance,
-            serves=False,
-        )
-        async with open_app(self._settings, observers=[self._observe], world=world) as app:
-            self._app = app
-            await app.run()
-
-    async def _buried(self, life: Life, work: "asyncio.Task[None]") -> None:
-        if not life.dead:
-            life.kill("any moment")
-        self._ledger.counts["kills"] += 1
-        await self._cancelled(work)
-        self._check_end(life, work)
-
-    async def _stop(self, life: Life, work: "asyncio.Task[None]", *, grace: float) -> None:
-        """What the process does on a signal: ask, wait for the grace period, cancel."""
-        self._tell(f"life {life.facts.number} is asked to stop")
-        self._unreported = None
-        if self._app is not None:
-            self._app.stop("SIGTERM", grace)
-            await asyncio.wait({work}, timeout=grace)
-        if not work.done() and not life.dead:
-            self._tell(f"life {life.facts.number} is cut short")
-            self._ledger.counts["stops cut short"] += 1
-            life.facts.abrupt = True
-            life.facts.ended_at = self._loop.time()
-        await self._cancelled(work)
-        life.dead = True
-        self._check_end(life, work)
-
-    async def _cancelled(self, work: "asyncio.Task[None]") -> None:
-        work.cancel()
-        await asyncio.wait({work}, timeout=CANCELLED_WITHIN)
-        if not work.done():
-            self._ledger.violated("a cancelled daemon does not end")
-
-    def _check_end(self, life: Life, work: "asyncio.Task[None]") -> None:
-        if not work.done() or work.cancelled():
-            return
-        error = work.exception()
-        if error is not None:
-            self._ledger.violated(f"life {life.facts.number} ended by {_innermost(error)!r}")
-
-    # --- What the daemon is given -------------------------------------------------------------------------------------
-
-    def _engine(self, _bench: Bench, name: str) -> WiredEngine:
-        provider = self._providers[name]
-        leaf = Leaf(provider, self._life, served=(MODEL,) if name == "ollama" else ())
-        return WiredEngine(leaf, timeout=provider.timeout)
-
-    @asynccontextmanager
-    async def _open_state(self, _settings: Settings, clock: Clock) -> AsyncIterator[State]:
-        if self._scenario.forgets:
-            self._disk = Disk(None, self._settings)
-        async with self._disk.opened(clock) as state:
-            self._state = state
-            life = self._life
-            guardian = Guardian(life, self._scenario.journal_latency)
-            yield guarded(
-                state,
-                guardian,
-                settled=self._ledger.settled,
-                reported=self._written_down,
-                parked=self._parked.add,
-            )
-
-    def _written_down(self, task_ids: Sequence[str]) -> None:
-        for task_id in task_ids:
-            item = self._server.items.get(task_id)
-            if item is not None and item.acknowledged_at is not None:
-                item.written = True
-
-    def _sent(self, count: int) -> None:
-        """So many inputs leave the daemon now: note when that is, on the limiter's own line of time too."""
-        now = self._loop.time()
-        self._line = max(self._line + now - self._line_at, self._clock.now())
-        self._line_at = now
-        self._ledger.sent.append((now, self._line, count))
-        self._something_sent.set()
-
-    def _observe(self, event: Event) -> None:
-        match event:
-            case BatchCrashed(traceback=traceback):
-                self._ledger.violated(f"a defect: {traceback.strip().splitlines()[-1]}\n{traceback}")
-            case Stopped(unreported=unreported):
-                self._unreported = unreported
-        self._ledger.counts[f"event: {type(event).__name__}"] += 1
-        self._tell(event)
-
-    # --- Rest ---------------------------------------------------------------------------------------------------------
-
-    async def _at_rest(self, work: "asyncio.Task[None]") -> None:
-        """Wait until nothing is left to do, and a while longer, in which nothing may happen."""
-        deadline = self._scenario.healed + PATIENCE
-        looks = 0  # at which all was done: at one alone a page may still be on its way
-        while not work.done() and looks < 2 and self._loop.time() < deadline:
-            await asyncio.sleep(GLANCE)
-            looks = looks + 1 if await self._all_done() else 0
-        if work.done():
-            return
-        await asyncio.sleep(2 * self._scenario.api.lag)
-        sent = len(self._ledger.sent)
-        await asyncio.sleep(3 * self._settings.polling_interval_seconds)
-        if len(self._ledger.sent) != sent:
-            self._ledger.violated("something was sent to a provider after everything was done")
 
     async def _all_done(self) -> bool:
         healed = self._loop.time() > self._scenario.healed
@@ -327,8 +268,9 @@ class _Simulation:
         ]
 
     async def _backlog(self) -> Backlog:
-        assert self._state is not None
-        return await self._state.journal.backlog()
+        state = self._hosts[0].state
+        assert state is not None
+        return await state.journal.backlog()
 
     def _check_rest(self, backlog: Backlog) -> None:
         for item in self._server.items.values():
@@ -343,12 +285,6 @@ class _Simulation:
             self._ledger.violated(f"not parked although they are refused: {self._not_parked()}")
         if backlog.parked > len(self._parked):
             self._ledger.violated(f"{backlog.parked} rows are parked, but only {len(self._parked)} were")
-
-    def _check_clean_end(self, life: Life) -> None:
-        if life.facts.abrupt:
-            self._ledger.violated("the last stop took longer than its grace although nothing was in its way")
-        if self._unreported != 0:
-            self._ledger.violated(f"the last life ended with {self._unreported} unreported")
 
 
 class _Complaints(logging.Handler):
@@ -371,12 +307,6 @@ class _Complaints(logging.Handler):
 
 def _idle(backlog: Backlog) -> bool:
     return backlog.listed_again == backlog.parked
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _in_memory() -> Path | None:
