@@ -13,11 +13,12 @@ import httpx2
 
 from ai_task_processor.domain.clock import Clock, SystemClock
 from ai_task_processor.domain.events import Reopened, Running, Started, Stopped, Stopping, Warned
-from ai_task_processor.domain.ports import EmbeddingProvider, Journal, Observer, Processor, WindowUsage
+from ai_task_processor.domain.ports import EmbeddingProvider, Journal, Observer, Processor, Tracer, WindowUsage
 from ai_task_processor.limits.ledger import LimitStore
 from ai_task_processor.limits.limiter import Limiter
 from ai_task_processor.limits.timeline import boot_id
 from ai_task_processor.ops.observers import Observers
+from ai_task_processor.ops.traced import Traces
 from ai_task_processor.ops.watchdog import watch_loop
 from ai_task_processor.pipeline.gate import Gate
 from ai_task_processor.pipeline.run import Pipeline
@@ -41,7 +42,7 @@ class World:
 
     ``boot`` names the machine's run, ``processors`` are made by task type. Somebody beside us may change the journal,
     so idle stages look into it every ``glance`` seconds. Without ``serves`` there are no routes for supervisors; with
-    ``watches`` the event loop is watched, which is of no use where time is simulated.
+    ``watches`` the event loop is watched, which is of no use where time is simulated. ``tracer`` records what is done.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -54,6 +55,7 @@ class World:
     glance: float = GLANCE
     serves: bool = True
     watches: bool = False
+    tracer: Tracer | None = None
 
 
 class App:
@@ -110,7 +112,8 @@ async def open_app(
     world = world or World()
     clock = world.clock
     watchers = make_watchers(settings, world.processors, clock)
-    observer = Observers(watchers.health, watchers.metrics, watchers.recent, *observers)
+    traces = Traces(world.tracer) if world.tracer else None
+    observer = Observers(watchers.health, watchers.metrics, watchers.recent, *observers, *([traces] if traces else []))
     observer(Started(facts=facts(settings)))
     for warning in warnings(settings):
         observer(Warned(message=warning))
@@ -134,10 +137,12 @@ async def open_app(
             url = await serve_operation(stack, settings, watchers, state, usage, poll, gate, clock)
         limiter = await _limiter(settings, state.limits, clock, observer, world.boot())
         await _reopen(state.journal, observer)
-        bench = Bench(settings, clock, observer, world.randomness, stack)
+        bench = Bench(settings, clock, observer, world.randomness, stack, traces=traces)
         engines = {name: world.engine(bench, name) for name in engine_names(settings)}
         provider = await combined(bench, engines, limiter, await memory_of(state, settings))
         processors = {kind: make(bench, provider) for kind, make in world.processors.items()}
+        if traces:
+            processors = {kind: traces.processor(one) for kind, one in processors.items()}
         api = open_task_api(bench, world.wire, await worker_name(state))
         parts = Parts(state, limiter, processors, api.source, api.leases, api.reporter, gate)
         flow = make_flow(bench, parts, glance=world.glance)

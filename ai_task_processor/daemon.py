@@ -16,6 +16,7 @@ from ai_task_processor.domain.ports import Observer
 from ai_task_processor.ops.lines import LogObserver
 from ai_task_processor.ops.logs import configure_logging
 from ai_task_processor.settings import Settings, changes_between, load_settings
+from ai_task_processor.wiring.tracing import open_tracer
 
 RARE_COLLECTIONS = (20_000, 20, 20)
 """Thresholds of the garbage collector: what the flow makes is freed without it, but for the odd exception."""
@@ -81,8 +82,9 @@ class Daemon:
         log = LogObserver(logger, clock=world.clock)
         async with AsyncExitStack() as stack:
             told = stack.enter_context(_bars(log)) if self._has_audience() else log
+            tracer = world.tracer or await stack.enter_async_context(open_tracer(told))
             app = await stack.enter_async_context(
-                open_app(self._settings, observers=[told], world=replace(world, watches=True))
+                open_app(self._settings, observers=[told], world=replace(world, watches=True, tracer=tracer))
             )
             self._app = app
             gc.set_threshold(*RARE_COLLECTIONS)

@@ -1,6 +1,7 @@
 """The configuration: the only reader of the environment, of ``.env`` and of secret files."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -310,6 +311,8 @@ _LIMITED: tuple[tuple[Unit, str, int], ...] = (
 SECRETS = ("oauth2_client_secret", "openai_api_key", "state_url", "poll_token")
 """Fields whose values are never shown; each can also come from the file that its ``_FILE`` twin names."""
 
+TRACE_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
 ACCESS_FIELDS = frozenset({"metrics_host", "metrics_port", "poll_token", "poll_token_file"})
 
 STATE_FIELDS = frozenset({"state_url", "state_url_file", "rate_limit_storage_path"})
@@ -355,6 +358,13 @@ def load_state_location(env_file: Path | None = Path(".env")) -> str:
 def changes_between(before: Settings, after: Settings) -> tuple[str, ...]:
     """What is different, in words; never a secret."""
     return tuple(f"{name.upper()}: {_change(name, before, after)}" for name in _different(before, after))
+
+
+def traces_wanted() -> bool:
+    """Whether OpenTelemetry's standard variables, all of which its SDK reads itself, want traces to be sent."""
+    standard = {name: value.strip() for name, value in os.environ.items() if name.startswith("OTEL_")}
+    off = standard.get("OTEL_SDK_DISABLED", "").lower() == "true" or standard.get("OTEL_TRACES_EXPORTER") == "none"
+    return not off and any(standard.get(name) for name in TRACE_ENDPOINTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,13 @@ class ConfigurationRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TracesLost(Event):
+    """Nobody took so many spans; they are dropped."""
+
+    spans: int
+
+
+@dataclass(frozen=True, slots=True)
 class LoopLagged(Event):
     """The event loop came to a timer ``seconds`` late: so long, at least, it was held up. Told many times a second."""
 

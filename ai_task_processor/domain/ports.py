@@ -1,6 +1,7 @@
 """Every port of the program on one page: what a room may ask of another, never how it is done."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeAlias
@@ -346,6 +347,63 @@ class Observer(Protocol):
 
     def __call__(self, event: Event) -> None:
         """Take note of ``event``."""
+        ...
+
+
+Fact: TypeAlias = str | int | float | bool | Sequence[str]
+"""What a span may say of itself: never a text of a task, never a secret."""
+
+SpanRef: TypeAlias = object
+"""A span as others refer to it, also when it has ended; only who gave it knows what is in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A span has to do with another one, where that is known; ``facts`` say what."""
+
+    to: SpanRef | None
+    facts: Mapping[str, Fact]
+
+
+class Span(Protocol):
+    """A stretch of work that is on its way."""
+
+    @property
+    def ref(self) -> SpanRef:
+        """How others refer to it."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What tells a server, in a request, that its work is part of this."""
+        ...
+
+    def note(self, facts: Mapping[str, Fact]) -> None:
+        """Say more of it."""
+        ...
+
+    def fail(self, kind: str) -> None:
+        """It does not succeed; ``kind`` is a class of reasons, one of few."""
+        ...
+
+
+class Tracer(Protocol):
+    """Records spans for somebody who looks at them elsewhere; never raises, never waits."""
+
+    def span(
+        self,
+        name: str,
+        facts: Mapping[str, Fact],
+        *,
+        to_server: bool = False,
+        parent: SpanRef | None = None,
+        links: Sequence[Link] = (),
+    ) -> AbstractContextManager[Span]:
+        """A span that lasts as long as it is entered; an exception that leaves it makes it fail.
+
+        What is begun inside of it, in this asyncio task or in those that it makes, is a part of it. Without ``parent``
+        it is part of what is entered already, and where nothing is, the first of a new trace.
+        """
         ...
 
 

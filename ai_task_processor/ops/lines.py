@@ -61,6 +61,7 @@ from ai_task_processor.domain.events import (
     TaskStarted,
     TokenFailed,
     TokenObtained,
+    TracesLost,
     TurnElsewhere,
     TypeUnknown,
     Warned,
@@ -154,6 +155,7 @@ PLAIN: Mapping[type[Event], tuple[int, str]] = {
     Stopping: (INFO, "Stopping, what is held is finished first"),
     Stopped: (INFO, "AI Task Processor stopped"),
     Reopened: (INFO, "Journal opened"),
+    TracesLost: (WARNING, "Traces are not taken by their collector, dropped"),
     StateLost: (ERROR, "State database cannot be used, tried again"),
     StateRegained: (INFO, "State database can be used again"),
     TokenObtained: (INFO, "OAuth2 token generated successfully"),
@@ -336,6 +338,7 @@ class _Ending:
 
 LASTING: Mapping[type[Event], _Lasting] = {
     StateLost: _Lasting(),
+    TracesLost: _Lasting(),
     TurnElsewhere: _Lasting(every=ONCE),
     TokenObtained: _Lasting(),
     TokenFailed: _Lasting(),

@@ -13,7 +13,7 @@ import httpx2
 
 from ai_task_processor import __version__
 from ai_task_processor.domain.clock import Clock
-from ai_task_processor.domain.ports import Observer, Receipt
+from ai_task_processor.domain.ports import Observer, Receipt, Tracer
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.task_api.answers import (
     Answer,
@@ -28,6 +28,7 @@ from ai_task_processor.task_api.answers import (
 from ai_task_processor.task_api.auth import TokenAuth
 from ai_task_processor.task_api.exchange import Body, NoAnswer, Pool, Reply, Request, encoded, exchange_over
 from ai_task_processor.task_api.observed import ObservedExchange
+from ai_task_processor.task_api.traced_exchange import TracedExchange
 from ai_task_processor.task_api.wire import (
     CLAIM_PATH,
     CORRELATION_ID,
@@ -70,7 +71,7 @@ def counts_for_breaker(error: Exception) -> bool:
 class TaskApiClient:
     """Speaks to one Task API; ``timeout`` in seconds holds for each PATCH, and for each step of a fetch.
 
-    A page of more than ``largest_page`` bytes is not read.
+    A page of more than ``largest_page`` bytes is not read. With a ``tracer`` requests say which trace they are part of.
 
     ``breaker`` is to be made with :func:`counts_for_breaker`. The token is obtained outside of it: the token endpoint
     has a backoff of its own, and its failures say nothing about the API. An async context manager: leaving it closes
@@ -88,6 +89,7 @@ class TaskApiClient:
         clock: Clock,
         observer: Observer,
         largest_page: int = LARGEST_PAGE,
+        tracer: Tracer | None = None,
     ) -> None:
         self._base_url = encoded(base_url).rstrip("/")
         self._auth = auth
@@ -95,7 +97,8 @@ class TaskApiClient:
         self._breaker = breaker
         self._clock = clock
         self._largest_page = largest_page
-        self._exchange = ObservedExchange(exchange_over(transport), clock=clock, observer=observer)
+        observed = ObservedExchange(exchange_over(transport), clock=clock, observer=observer)
+        self._exchange: ObservedExchange | TracedExchange = TracedExchange(observed, tracer) if tracer else observed
 
     async def authenticate(self) -> None:
         """See that there is a token; raises TaskApiUnavailable or AuthenticationFailed."""

@@ -11,6 +11,7 @@ from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import CacheFilled
 from ai_task_processor.domain.ports import EmbeddingProvider, Observer, RateLimiter
+from ai_task_processor.ops.traced import Traces
 from ai_task_processor.providers.budget import Budget, estimate
 from ai_task_processor.providers.cache import CacheStore
 from ai_task_processor.providers.cache_store import MemoryCacheStore, SqlCacheStore
@@ -25,6 +26,7 @@ from ai_task_processor.providers.neighbours import Neighbours
 from ai_task_processor.providers.prices import Prices, free
 from ai_task_processor.providers.space_store import MemorySpaceStore, SqlSpaceStore
 from ai_task_processor.providers.spaces import Spaced, Spaces, SpaceStore
+from ai_task_processor.providers.traced_http import TracedHttpClient
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.resilience.retry import Backoff
 from ai_task_processor.settings import Settings
@@ -58,7 +60,8 @@ class Engine:
 class Bench:
     """What engines are made with; what they open is closed with ``stack``.
 
-    What a part does with settings that change while it is used goes into ``adjustments``.
+    What a part does with settings that change while it is used goes into ``adjustments``. ``traces`` puts spans around
+    what is made, where somebody looks at them.
     """
 
     settings: Settings
@@ -67,6 +70,7 @@ class Bench:
     randomness: random.Random
     stack: AsyncExitStack
     adjustments: list[Callable[[Settings], None]] = field(default_factory=list)
+    traces: Traces | None = None
 
 
 MakeEngine = Callable[[Bench, str], Engine]
@@ -128,7 +132,9 @@ def _joined(bench: Bench, providers: Sequence[EmbeddingProvider], spaces: Spaces
 def _cached(bench: Bench, engine: Engine, limiter: RateLimiter, cache: CacheStore, spaces: Spaces) -> Cached:
     usual = spaces.usual(engine.provider.name)
     guarded = _guarded(bench, engine, limiter, usual)
-    provider = Neighbours(guarded) if engine.is_server else guarded
+    provider: EmbeddingProvider = Neighbours(guarded) if engine.is_server else guarded
+    if bench.traces:
+        provider = bench.traces.provider(provider, _address(bench.settings, engine.provider.name))
     return Cached(provider, cache, observer=bench.observer, identity=engine.identity, usual=usual)
 
 
@@ -190,8 +196,7 @@ def _openai(bench: Bench) -> Engine:
     from ai_task_processor.providers.openai import OpenAI  # noqa: PLC0415  # imported when its mode is chosen
 
     settings = bench.settings
-    http = HttpClient(base_url=settings.openai_base_url, timeout=settings.openai_timeout)
-    bench.stack.push_async_callback(http.aclose)
+    http = _http_client(bench, settings.openai_base_url, settings.openai_timeout)
     provider = OpenAI(
         http,
         api_key=settings.openai_api_key.get_secret_value(),
@@ -207,8 +212,7 @@ def _ollama(bench: Bench) -> Engine:
     from ai_task_processor.providers.ollama_models import OllamaModels, sdk_client  # noqa: PLC0415
 
     settings = bench.settings
-    http = HttpClient(base_url=settings.ollama_base_url, timeout=settings.ollama_timeout)
-    bench.stack.push_async_callback(http.aclose)
+    http = _http_client(bench, settings.ollama_base_url, settings.ollama_timeout)
     sdk = sdk_client(settings.ollama_base_url, download_timeout=settings.ollama_model_download_timeout)
     bench.stack.push_async_callback(sdk.close)
     models = OllamaModels(
@@ -229,6 +233,22 @@ def _ollama(bench: Bench) -> Engine:
         look=models.look,
         is_server=True,
     )
+
+
+def _address(settings: Settings, name: str) -> str:
+    """Where an engine is that is a server."""
+    return {"openai": settings.openai_base_url, "ollama": settings.ollama_base_url}.get(name, "")
+
+
+def _http_client(bench: Bench, base_url: str, timeout: float) -> HttpClient:
+    tracer = bench.traces.tracer if bench.traces else None
+    http = (
+        TracedHttpClient(tracer, base_url=base_url, timeout=timeout)
+        if tracer
+        else HttpClient(base_url=base_url, timeout=timeout)
+    )
+    bench.stack.push_async_callback(http.aclose)
+    return http
 
 
 def _identity(settings: Settings, base_url: str) -> str:

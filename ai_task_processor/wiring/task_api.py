@@ -45,7 +45,10 @@ def open_task_api(bench: Bench, wire: Callable[[int], httpx2.AsyncBaseTransport]
     source = ClaimingSource(
         client, features, worker=worker, lease_seconds=settings.claim_lease_seconds, clock=bench.clock
     )
-    return TaskApi(source, source, ApiReporter(client, features, detailed=settings.result_format == "detailed"))
+    reporter = ApiReporter(client, features, detailed=settings.result_format == "detailed")
+    if bench.traces:
+        return TaskApi(bench.traces.source(source), source, bench.traces.reporter(reporter))
+    return TaskApi(source, source, reporter)
 
 
 def make_features(bench: Bench, client: TaskApiClient) -> Features:
@@ -82,6 +85,7 @@ def make_client(bench: Bench, wire: Callable[[int], httpx2.AsyncBaseTransport]) 
         breaker=breaker,
         clock=bench.clock,
         observer=bench.observer,
+        tracer=bench.traces.tracer if bench.traces else None,
     )
 
 

@@ -30,7 +30,7 @@ REFERENCE: dict[str, Any] = runpy.run_path(str(ROOT / "docs/reference.py"), run_
 OTHERS = {"TASK_SERVER_CLIENT_ID", "TASK_SERVER_CLIENT_SECRET", "ARGS", "PYTHON", "SSL_CERT_FILE", "HTTPS_PROXY"}
 
 CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.DOTALL | re.MULTILINE)
-SETTING = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b(?!_?\*)")
+SETTING = re.compile(r"\b(?!OTEL_)[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b(?!_?\*)")
 
 pages = pytest.mark.parametrize("name", NAMES)
 

@@ -17,6 +17,7 @@ from ai_task_processor.settings import (
     changes_between,
     load_access,
     load_settings,
+    traces_wanted,
 )
 
 REQUIRED = {
@@ -292,3 +293,27 @@ def test_how_the_running_daemon_is_asked_needs_nothing_else(monkeypatch: pytest.
     access = load_access()
     assert (access.url, access.token) == ("http://[::1]:9000", "knock-knock")
     assert "knock" not in repr(access)
+
+
+# --- Traces
+
+
+@pytest.mark.parametrize(
+    ("standard", "wanted"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, False),
+        ({"OTEL_SERVICE_NAME": "processor"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_SDK_DISABLED": "True"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_TRACES_EXPORTER": "none"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_TRACES_EXPORTER": "otlp"}, True),
+    ],
+)
+def test_traces_are_sent_where_the_standard_variables_say_so(
+    monkeypatch: pytest.MonkeyPatch, standard: Mapping[str, str], *, wanted: bool
+) -> None:
+    for name, value in standard.items():
+        monkeypatch.setenv(name, value)
+    assert traces_wanted() is wanted
