@@ -21,6 +21,9 @@ def most_tokens(text: str) -> int:
     tokenizer that falls back to bytes gives more than this only to small letters and spaces without any words in them.
     """
     data = text.encode()
-    classes = _CLASSES[:1] if len(data) == len(text) else _CLASSES
-    halves = 2 * len(data) + sum(more * (len(data) - len(data.translate(None, kind))) for kind, more in classes)
+    size = len(data)
+    if size == len(text):  # as nearly all are
+        halves = size + len(data.translate(None, _PLAIN))
+    else:
+        halves = 2 * size + sum(more * (size - len(data.translate(None, kind))) for kind, more in _CLASSES)
     return (halves + 1) // 2 + _ADDED

@@ -96,6 +96,8 @@ class Delivery:
 
     async def _has_taken(self) -> bool:
         """Take outcomes if need be; many lanes that ask together for what is not there cost one look or two."""
+        if self._taken:
+            return True
         asked_at = self._looks
         async with self._taking:
             if not self._taken and self._exhausted <= asked_at:  # later looks began after we asked: they speak for us

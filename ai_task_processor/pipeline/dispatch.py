@@ -136,7 +136,7 @@ class Dispatch:
 
     async def _fitting(self, tasks: Sequence[Task]) -> Sequence[Planned]:
         """Plan as many tasks as the limits have room for; the others are given back."""
-        plans = [(task, self._rations.affordable(planned(task, self._processors))) for task in tasks]
+        plans = self._rations.affordable((task, planned(task, self._processors)) for task in tasks)
         fit = self._rations.fitting(plans)
         if len(fit) < len(tasks):
             await self._journal.release([task.id for task in tasks[len(fit) :]])
@@ -338,12 +338,12 @@ class Dispatch:
 
 
 def _settled(task: Task, outcome: Outcome, cause: str, seconds: float) -> TaskSettled:
-    about = TaskSettled(task.id, task.correlation_id, task.type, status="succeeded", seconds=seconds)
+    named = (task.id, task.correlation_id, task.type)
     match outcome:
         case Succeeded(result=result, model=model, provider=provider, tokens=tokens):
             dimensions = result.dimensions if isinstance(result, Vector) else 0
-            return replace(about, model=model, provider=provider, tokens=tokens, dimensions=dimensions)
+            return TaskSettled(*named, "succeeded", seconds, model, provider, dimensions, tokens)
         case Failed(reason=reason):
-            return replace(about, status="failed", reason=reason, cause=cause)
+            return TaskSettled(*named, "failed", seconds, reason=reason, cause=cause)
         case Deferred(reason=reason, counts=counts):
-            return replace(about, status="deferred", reason=reason, cause=cause, counts=counts)
+            return TaskSettled(*named, "deferred", seconds, reason=reason, cause=cause, counts=counts)

@@ -4,7 +4,7 @@ import math
 import random
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ai_task_processor.domain.amount import ONE_TASK, Amount
 from ai_task_processor.domain.clock import Clock
@@ -252,7 +252,7 @@ class Intake:
         return accepted
 
     async def _accept_chunk(self, chunk: Sequence[Task], mark: int) -> int:
-        planned = {task.id: replace(task, batch_key=self._keys[task.id]) for task in chunk}
+        planned = {task.id: task.with_key(self._keys[task.id]) for task in chunk}
         kept = await self._journal.accept(tuple(planned.values()), mark)
         for task_id in kept:
             task = planned[task_id]

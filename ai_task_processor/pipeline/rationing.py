@@ -1,6 +1,6 @@
 """How much of what is due the limits let through now."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from ai_task_processor.domain.amount import USD, Amount
@@ -31,11 +31,13 @@ class Rations:
         self._awaited = {key: self._awaited[key] for key in still}
         return still
 
-    def affordable(self, plan: Plan) -> Plan:
-        """The plan, or why no limit will ever let it through."""
+    def affordable(self, plans: Iterable[Planned]) -> Sequence[Planned]:
+        """The plans, in the place of each that no limit will ever let through the reason."""
+        room = self._limiter.headroom()
+        return [(task, plan if _amount(plan).within(room) else self._judged(plan)) for task, plan in plans]
+
+    def _judged(self, plan: Plan) -> Plan:
         amount = _amount(plan)
-        if amount.within(self._limiter.headroom()):
-            return plan
         too_small = ((key, used) for key, used in self._limiter.usage().items() if amount.of(used.unit) > used.limit)
         return next((Rejection(_never(amount, key, used)) for key, used in too_small), plan)
 

@@ -30,12 +30,17 @@ class Prices:
     """The table, with ``given`` prices before it; a model in neither costs ``unknown``. All for a million tokens."""
 
     def __init__(self, given: Mapping[str, Decimal] = MappingProxyType({}), *, unknown: Decimal = DEAREST) -> None:
-        self._prices = dict(PRICES) | {canonical(model): price for model, price in given.items()}
-        self._unknown = unknown
+        prices = dict(PRICES) | {canonical(model): price for model, price in given.items()}
+        self._prices = {model: _of_one(price) for model, price in prices.items()}
+        self._unknown = _of_one(unknown)
 
     def per_token(self, model: str) -> int:
         """What a token costs, in the unit of :data:`~ai_task_processor.domain.amount.USD`; rounded up."""
-        return math.ceil(self._prices.get(canonical(model), self._unknown) * USD / _MILLION)
+        return self._prices.get(canonical(model), self._unknown)
+
+
+def _of_one(price: Decimal) -> int:
+    return math.ceil(price * USD / _MILLION)
 
 
 def free(_model: str) -> int:

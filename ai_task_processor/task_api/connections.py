@@ -6,7 +6,7 @@ What is sent is written here; what comes back is read by llhttp, the parser of N
 import asyncio
 import socket
 import ssl
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, cast
 
@@ -170,7 +170,7 @@ class _Connection(asyncio.Protocol):
         """The end, which is also that of an answer that does not say how long it is."""
         self._transport = None
         if self._status and not error and self._headers.keys().isdisjoint(_LENGTHS):
-            self._end(replace(self._head, body=self._body))
+            self._end(Reply(self._status, self._headers, self._body))
         self._fail(error or ConnectionResetError("the server closed the connection"))
 
     def _fail(self, error: Exception) -> None:
@@ -211,7 +211,7 @@ class _Connection(asyncio.Protocol):
             self._status = 0
         elif self._answer and not self._answer.done():
             self._keeps_alive = bool(self._parser.should_keep_alive())
-            self._end(replace(self._head, body=self._body))
+            self._end(Reply(self._status, self._headers, self._body))
 
 
 @dataclass(frozen=True, slots=True)

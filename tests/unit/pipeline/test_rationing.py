@@ -84,14 +84,14 @@ def test_what_is_no_work_needs_no_room() -> None:
     [(101, 0, "101 tokens; this installation allows 100 tokens per minute"), (1, 101, "cost per day")],
 )
 def test_what_no_limit_will_ever_let_through_is_refused_in_words(size: int, cost: int, named: str) -> None:
-    refused = Rations(Tokens(left=100)).affordable(planned("1", size, cost)[1])
+    ((_, refused),) = Rations(Tokens(left=100)).affordable([planned("1", size, cost)])
     assert isinstance(refused, Rejection)
     assert named in refused.reason
 
 
 def test_what_fits_into_an_empty_window_is_not_refused() -> None:
-    plan = planned("1", 100, 100)[1]
-    assert Rations(Tokens(left=3)).affordable(plan) is plan
+    plans = [planned("1", 100, 100)]
+    assert Rations(Tokens(left=3)).affordable(plans) == plans
 
 
 @given(st.lists(amounts), amounts)
@@ -187,7 +187,7 @@ def test_a_dollar_is_told_as_one() -> None:
         def usage(self) -> Mapping[str, WindowUsage]:
             return {"cost_per_day": WindowUsage(0, USD, USD, None, "cost")}
 
-    refused = Rations(Money(left=1)).affordable(planned("1", 1, cost=2 * USD)[1])
+    ((_, refused),) = Rations(Money(left=1)).affordable([planned("1", 1, cost=2 * USD)])
     assert refused == Rejection(
         "The text may cost 2.00000000 US dollars; this installation allows a cost per day of 1.00000000. Shorten it."
     )
