@@ -34,6 +34,9 @@ from ai_task_processor.storage.sqlite import connect, translated
 T = TypeVar("T")
 
 IN_MEMORY = ":memory:"
+SETTING = "--database"
+"""Where an operator says which file is used."""
+
 SCHEMA = 2
 KEY_BYTES = 32
 
@@ -79,9 +82,9 @@ async def open_server_storage(database: str) -> AsyncIterator[Storage]:
     """
     async with AsyncExitStack() as stack:
         if database != IN_MEMORY:
-            with translated(database):
+            with translated(database, SETTING):
                 Path(database).parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(owned(Path(database)))
+                stack.enter_context(owned(Path(database), SETTING))
         executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="task-server"))
         connection = await _in(executor, lambda: _connect(database))
         stack.push_async_callback(_in, executor, lambda: _close(connection))
@@ -100,7 +103,7 @@ async def _in(executor: Executor, work: Callable[[], T]) -> T:
 
 
 def _connect(database: str) -> Connection:
-    with translated(database):
+    with translated(database, SETTING):
         return connect(database)
 
 

@@ -11,17 +11,18 @@ from ai_task_processor.domain.errors import JournalError
 
 
 @contextmanager
-def owned(path: Path) -> Iterator[None]:
+def owned(path: Path, setting: str = "STATE_URL") -> Iterator[None]:
     """Own ``path`` while inside; the kernel gives it free when the process dies, however it dies.
 
     The lock is on a file beside it that is never deleted: two processes could otherwise hold locks on two files of
-    one name. Raises JournalError where another process is the owner.
+    one name. Raises JournalError where another process is the owner; ``setting`` is what an operator changes to have
+    another file used.
     """
     with lock_path(path).open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise JournalError(_refusal(path, file)) from error
+            raise JournalError(_refusal(path, file, setting)) from error
         _sign(file)
         yield
 
@@ -31,11 +32,11 @@ def lock_path(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
-def _refusal(path: Path, file: BinaryIO) -> str:
+def _refusal(path: Path, file: BinaryIO, setting: str) -> str:
     file.seek(0)
     pid = file.read(32).strip()
     holder = f"process {int(pid)}" if pid.isdigit() else "another process"
-    return f"state file {path} is in use by {holder}; stop that one first, or give STATE_URL another file"
+    return f"state file {path} is in use by {holder}; stop that one first, or give {setting} another file"
 
 
 def _sign(file: BinaryIO) -> None:

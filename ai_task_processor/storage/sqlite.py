@@ -28,7 +28,7 @@ _PRAGMAS = (
 
 _LEFT_ALONE = "it was left as it is"
 _ADVICE = {
-    "SQLITE_NOTADB": f"is not a database; {_LEFT_ALONE}: restore it from a copy, or give STATE_URL another file",
+    "SQLITE_NOTADB": f"is not a database; {_LEFT_ALONE}: restore it from a copy, or give {{setting}} another file",
     "SQLITE_CORRUPT": f"is damaged; {_LEFT_ALONE}: restore it from a copy, or move it away to begin with an empty one",
     "SQLITE_FULL": "cannot grow, the disk is full: free some space and start again; what was stored is kept",
     "SQLITE_READONLY": "cannot be written: give this user the right to write the file and its folder",
@@ -71,21 +71,24 @@ def transact(connection: Connection, begin: str, work: Callable[[Connection], T]
 
 
 @contextmanager
-def translated(name: str) -> Iterator[None]:
-    """Turn every error of the database or its file into a JournalError that names it and says what to do."""
+def translated(name: str, setting: str = "STATE_URL") -> Iterator[None]:
+    """Turn every error of the database or its file into a JournalError that names it and says what to do.
+
+    ``setting`` is what an operator changes to have another file used.
+    """
     try:
         yield
     except DBAPIError as error:
-        raise JournalError(_explain(name, error.orig)) from error
+        raise JournalError(_explain(name, error.orig, setting)) from error
     except (sqlite3.Error, OSError) as error:
-        raise JournalError(_explain(name, error)) from error
+        raise JournalError(_explain(name, error, setting)) from error
 
 
-def _explain(name: str, error: BaseException | None) -> str:
+def _explain(name: str, error: BaseException | None, setting: str) -> str:
     code = _code(error)
     for prefix, advice in _ADVICE.items():
         if code.startswith(prefix):
-            return f"state file {name} {advice} ({error})"
+            return f"state file {name} {advice.format(setting=setting)} ({error})"
     return f"state file {name} cannot be used: {error}"
 
 

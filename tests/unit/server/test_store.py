@@ -231,10 +231,18 @@ async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Pa
     path = tmp_path / "tasks.db"
     path.write_text("hello" * 1000)
 
-    with pytest.raises(JournalError, match="is not a database"):
+    with pytest.raises(JournalError, match=r"is not a database.* or give --database another file"):
         async with open_task_store(str(path), clock=ManualClock()):
             pass
     assert path.read_text() == "hello" * 1000
+
+
+async def test_a_file_that_another_server_has_open_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "tasks.db")
+    async with open_task_store(path, clock=ManualClock()):
+        with pytest.raises(JournalError, match=r"in use by process .* or give --database another file"):
+            async with open_task_store(path, clock=ManualClock()):
+                pass
 
 
 def test_ids_look_like_those_of_mongodb_and_differ() -> None:
