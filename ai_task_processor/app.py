@@ -9,8 +9,6 @@ from functools import partial
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
-import httpx2
-
 from ai_task_processor.domain.clock import Clock, SystemClock
 from ai_task_processor.domain.events import Reopened, Running, Started, Stopped, Stopping, Warned
 from ai_task_processor.domain.ports import EmbeddingProvider, Journal, Observer, Processor, Tracer, WindowUsage
@@ -24,6 +22,7 @@ from ai_task_processor.pipeline.gate import Gate
 from ai_task_processor.pipeline.run import Pipeline
 from ai_task_processor.processors import text_embedding
 from ai_task_processor.settings import Settings
+from ai_task_processor.task_api.requests import Exchange
 from ai_task_processor.wiring.engines import Bench, Job, MakeEngine, combined, engine_names, make_engine, measure
 from ai_task_processor.wiring.flow import Parts, make_flow
 from ai_task_processor.wiring.operation import facts, make_watchers, serve_operation, warnings
@@ -48,7 +47,7 @@ class World:
     clock: Clock = field(default_factory=SystemClock)
     boot: Callable[[], str] = boot_id
     randomness: random.Random = field(default_factory=random.Random)
-    wire: Callable[[int], httpx2.AsyncBaseTransport] = open_wire
+    wire: Callable[[int], Exchange] = open_wire
     engine: MakeEngine = make_engine
     processors: Mapping[str, MakeProcessor] = field(default_factory=lambda: PROCESSORS)
     state: Callable[[Settings, Clock], AbstractAsyncContextManager[State]] = open_state

@@ -6,8 +6,8 @@ import secrets
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -227,10 +227,25 @@ def _figures(tally: Tally, count: int, seconds: float) -> Mapping[str, str]:
     }
 
 
-def _client(url: str, settings: Settings) -> httpx2.AsyncClient:
-    wire = open_wire(2)
-    auth = TokenAuth(credentials(settings), transport=wire, timeout=30, clock=SystemClock(), observer=lambda _: None)
-    return httpx2.AsyncClient(base_url=url, auth=auth, transport=wire, timeout=60)
+@asynccontextmanager
+async def _client(url: str, settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
+    auth = TokenAuth(
+        credentials(settings), exchange=open_wire(1), timeout=30, clock=SystemClock(), observer=lambda _: None
+    )
+    async with aclosing(auth), httpx2.AsyncClient(base_url=url, auth=_Signed(auth), timeout=60) as client:
+        yield client
+
+
+class _Signed(httpx2.Auth):
+    """Signs the requests of the one who creates the tasks."""
+
+    def __init__(self, auth: TokenAuth) -> None:
+        self._auth = auth
+
+    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        """Send it with the current token."""
+        request.headers["Authorization"] = f"Bearer {await self._auth.token()}"
+        yield request
 
 
 async def _post(client: httpx2.AsyncClient, texts: Sequence[str]) -> list[str]:

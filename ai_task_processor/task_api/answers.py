@@ -7,7 +7,6 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-import httpx2
 import orjson
 
 from ai_task_processor.domain.errors import AuthenticationFailed, TaskApiError, TaskApiRejected, TaskApiUnavailable
@@ -187,7 +186,7 @@ def _error(answer: Answer, *, counts: Callable[[Answer], bool]) -> TaskApiError:
         kind = Unreachable if counts(answer) else TaskApiUnavailable
         message = f"the Task API cannot do it now (HTTP {answer.status}{_excerpt(answer)})"
         return kind(message, retry_after=answer.retry_after)
-    if not httpx2.codes.is_client_error(answer.status):
+    if not 400 <= answer.status < 500:  # noqa: PLR2004  # the range of what a client did wrong
         to = f" to {answer.location}" if answer.location else ""
         return Unreachable(f"the Task API answers with a redirect{to} (HTTP {answer.status}): {CHECK_URL}")
     return TaskApiRejected(f"the Task API refuses it (HTTP {answer.status}{_excerpt(answer)})")

@@ -5,25 +5,25 @@ import base64
 import math
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Literal, TypeAlias
 from urllib.parse import quote_plus
 
-import aiohttp
-import httpx2
 import orjson
-from authlib.integrations.base_client import OAuthError
-from authlib.integrations.httpx_client import AsyncOAuth2Client
+from authlib.oauth2.auth import ClientAuth
+from authlib.oauth2.rfc6749.parameters import prepare_token_request
 
+from ai_task_processor import __version__
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import AuthenticationFailed, TaskApiUnavailable
 from ai_task_processor.domain.events import TokenFailed, TokenObtained
 from ai_task_processor.domain.ports import Observer
 from ai_task_processor.task_api.answers import retry_after
-from ai_task_processor.task_api.observed import ObservedTransport
-from ai_task_processor.task_api.requests import Reply
+from ai_task_processor.task_api.exchange import encoded
+from ai_task_processor.task_api.observed import ObservedExchange
+from ai_task_processor.task_api.requests import Body, Exchange, NoAnswer, Reply, Request
 
 AuthMethod: TypeAlias = Literal["client_secret_basic", "client_secret_post"]
 
@@ -35,6 +35,14 @@ ASSUMED_LIFE = 3_600.0
 
 LONGEST_RETRY_AFTER = 300.0
 LONGEST_DESCRIPTION = 200
+
+TOKEN_ROUTE = "/oauth2/token"  # noqa: S105  # the name of a route
+
+_HEADERS: Mapping[str, str] = {
+    "User-Agent": f"ai-task-processor/{__version__}",
+    "Accept": "application/json",
+    "Content-Type": "application/x-www-form-urlencoded",
+}
 
 _REFUSALS = frozenset({401, 403})
 _NOT_NOW = frozenset({408, 425, 429})
@@ -65,7 +73,7 @@ class Credentials:
     auth_method: AuthMethod = "client_secret_basic"
 
 
-class TokenAuth(httpx2.Auth):
+class TokenAuth:
     """Signs requests with one token for all, which is replaced early, by one caller on behalf of all.
 
     A token that the API refuses is replaced once, if it is still the current one, and the request repeated once. A
@@ -77,14 +85,14 @@ class TokenAuth(httpx2.Auth):
         self,
         credentials: Credentials,
         *,
-        transport: httpx2.AsyncBaseTransport,
+        exchange: Exchange,
         timeout: float,
         clock: Clock,
         observer: Observer,
     ) -> None:
         self._endpoint = _TokenEndpoint(
             credentials,
-            transport=ObservedTransport(transport, clock=clock, observer=observer),
+            exchange=ObservedExchange(exchange, clock=clock, observer=observer),
             timeout=timeout,
             clock=clock,
         )
@@ -128,18 +136,6 @@ class TokenAuth(httpx2.Auth):
         self._learn_whether_it_helped(reply.status)
         return reply
 
-    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
-        """Do the same for a client of httpx2."""
-        token = await self.token()
-        response = yield _signed(request, token)
-        if response.status_code not in _REFUSALS:
-            return
-        fresh = await self._instead_of(token)
-        if fresh is None:
-            return
-        response = yield _signed(request, fresh)
-        self._learn_whether_it_helped(response.status_code)
-
     def without_secrets(self, text: str) -> str:
         """``text``, which a server wrote, without what it may have quoted from our requests."""
         for token in self._sent:
@@ -147,7 +143,7 @@ class TokenAuth(httpx2.Auth):
         return self._endpoint.without_secrets(text)
 
     async def aclose(self) -> None:
-        """Close the client of the token endpoint, and the transport with it."""
+        """Close the way to the token endpoint."""
         await self._endpoint.aclose()
 
     @property
@@ -263,23 +259,14 @@ class _Backoff:
 
 
 class _TokenEndpoint:
-    """One request to the token endpoint: authlib speaks, its errors become ours."""
+    """One request to the token endpoint, as authlib writes it; what comes back is read here."""
 
-    def __init__(
-        self, credentials: Credentials, *, transport: httpx2.AsyncBaseTransport, timeout: float, clock: Clock
-    ) -> None:
+    def __init__(self, credentials: Credentials, *, exchange: ObservedExchange, timeout: float, clock: Clock) -> None:
         self._credentials = credentials
+        self._exchange = exchange
         self._clock = clock
         self._timeout = timeout
         self._spellings = deque(_spellings(credentials))
-        self._client = AsyncOAuth2Client(
-            token_endpoint_auth_method=credentials.auth_method,
-            scope=credentials.scope or None,
-            transport=transport,
-            timeout=timeout,
-            trust_env=False,
-        )
-        self._client.register_compliance_hook("access_token_response", self._judge)
 
     async def ask(self) -> _TokenAnswer:
         """Ask for a token; raises TaskApiUnavailable or AuthenticationFailed."""
@@ -292,28 +279,30 @@ class _TokenEndpoint:
         return await self._ask()
 
     async def _ask(self) -> _TokenAnswer:
-        self._client.client_id, self._client.client_secret = self._spellings[0]
-        audience = {"audience": self._credentials.audience} if self._credentials.audience else {}
         try:
             async with asyncio.timeout(self._timeout):
-                answer = await self._client.fetch_token(
-                    self._credentials.token_url,
-                    grant_type="client_credentials",
-                    headers={"Accept": "application/json"},
-                    **audience,
-                )
-        except OAuthError as error:
-            raise self._refusal(error.error, error.description) from None
+                reply = await self._exchange.send(self._request(), TOKEN_ROUTE)
         except UnicodeError:
             raise AuthenticationFailed(
                 "the client id or secret has characters that cannot be sent: check OAUTH2_CLIENT_ID and "
                 "OAUTH2_CLIENT_SECRET, or set OAUTH2_AUTH_METHOD=client_secret_post"
             ) from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, aiohttp.ClientError, OSError) as error:
-            raise TaskApiUnavailable(f"the token endpoint does not answer: {self._words(error)}") from error
-        except (ValueError, TypeError, OverflowError):
-            raise _nonsense() from None
+        except (NoAnswer, TimeoutError) as error:
+            raise _silence(self._words(error)) from error
+        self._judge(reply)
+        if reply.incomplete:
+            raise _silence(self._words(reply.incomplete))
+        answer = _json_object(reply.body)
+        if answer.get("error"):
+            raise self._refusal(answer["error"], answer.get("error_description"))
         return _understood(answer)
+
+    def _request(self) -> Request:
+        asked = self._credentials
+        form = prepare_token_request("client_credentials", scope=asked.scope, audience=asked.audience)
+        signature = ClientAuth(*self._spellings[0], asked.auth_method)
+        url, headers, body = signature.prepare("POST", encoded(asked.token_url), dict(_HEADERS), form)
+        return Request("POST", url, headers, body.encode(), step_seconds=self._timeout)
 
     def without_secrets(self, text: str) -> str:
         """``text`` without the client secret in any of its forms, and without any Authorization header."""
@@ -323,21 +312,20 @@ class _TokenEndpoint:
         return _AUTHORIZATION.sub(r"\1 ***", text) if self._credentials.client_secret else text
 
     async def aclose(self) -> None:
-        """Close the client and its transport."""
-        await self._client.aclose()
+        """Close the way there."""
+        await self._exchange.aclose()
 
-    def _judge(self, response: httpx2.Response) -> httpx2.Response:
-        """Let authlib read good answers only: it takes any JSON object for a token."""
-        status = response.status_code
+    def _judge(self, reply: Reply) -> None:
+        """Raise what an answer means that is none with a token."""
+        status = reply.status
         if status in _NOT_NOW or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            wish = retry_after(response.headers.get("Retry-After"), self._clock.now())
+            wish = retry_after(reply.headers.get("Retry-After"), self._clock.now())
             raise TaskApiUnavailable(f"the token endpoint cannot do it now (HTTP {status})", retry_after=wish)
-        if status in _NO_ENDPOINT or httpx2.codes.is_redirect(status):
+        if status in _NO_ENDPOINT or HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
             raise AuthenticationFailed(f"there is no token endpoint (HTTP {status}): check {_CHECK_ENDPOINT}")
-        if httpx2.codes.is_client_error(status):
-            said = _json_object(response.content)
+        if status >= HTTPStatus.BAD_REQUEST:
+            said = _json_object(reply.body)
             raise self._refusal(said.get("error") or f"HTTP {status}", said.get("error_description"))
-        return response
 
     def _refusal(self, code: object, description: object) -> AuthenticationFailed | TaskApiUnavailable:
         name = self._words(code) if isinstance(code, str) else "refused"
@@ -362,11 +350,6 @@ def _spellings(credentials: Credentials) -> Sequence[tuple[str, str]]:
     return (plain,) if credentials.auth_method != "client_secret_basic" or encoded == plain else (encoded, plain)
 
 
-def _signed(request: httpx2.Request, token: str) -> httpx2.Request:
-    request.headers["Authorization"] = f"Bearer {token}"
-    return request
-
-
 def _understood(answer: Mapping[str, object]) -> _TokenAnswer:
     text = answer.get("access_token")
     kind = answer.get("token_type") or "bearer"
@@ -378,14 +361,20 @@ def _understood(answer: Mapping[str, object]) -> _TokenAnswer:
 
 
 def _life(value: object) -> float | None:
-    """Seconds; None where the server says nothing that can be used."""
-    if not isinstance(value, int | float | str):
+    """Seconds; None where the server does not say, or says that it has none."""
+    if value is None:
         return None
+    if not isinstance(value, int | float | str):
+        raise _nonsense()
     try:
         seconds = float(value)
     except (ValueError, OverflowError):
-        return None
+        raise _nonsense() from None
     return seconds if 0 < seconds < math.inf else None
+
+
+def _silence(words: str) -> TaskApiUnavailable:
+    return TaskApiUnavailable(f"the token endpoint does not answer: {words}")
 
 
 def _nonsense() -> TaskApiUnavailable:
@@ -396,7 +385,7 @@ def _advice(code: str) -> str:
     return f"check {_CHECKS.get(code, _CHECK_CREDENTIALS)}"
 
 
-def _json_object(body: bytes) -> Mapping[str, object]:
+def _json_object(body: Body) -> Mapping[str, object]:
     try:
         said = orjson.loads(body)
     except orjson.JSONDecodeError:

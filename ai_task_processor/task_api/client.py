@@ -7,9 +7,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self, TypeVar
-from urllib.parse import quote
-
-import httpx2
+from urllib.parse import quote, urlsplit
 
 from ai_task_processor import __version__
 from ai_task_processor.domain.clock import Clock
@@ -26,7 +24,7 @@ from ai_task_processor.task_api.answers import (
     retry_after,
 )
 from ai_task_processor.task_api.auth import TokenAuth
-from ai_task_processor.task_api.exchange import Body, NoAnswer, Pool, Reply, Request, encoded, exchange_over
+from ai_task_processor.task_api.exchange import Body, Exchange, NoAnswer, Pool, Reply, Request, encoded
 from ai_task_processor.task_api.observed import ObservedExchange
 from ai_task_processor.task_api.traced_exchange import TracedExchange
 from ai_task_processor.task_api.wire import (
@@ -58,7 +56,7 @@ PAGE_PATIENCE = 10
 """How many request timeouts a whole page may take, as long as something comes within each of them."""
 
 
-def open_transport(*, connections: int, trusted: ssl.SSLContext | None = None) -> httpx2.AsyncBaseTransport:
+def open_pool(*, connections: int, trusted: ssl.SSLContext | None = None) -> Exchange:
     """A pool of at most ``connections`` connections; see :class:`~ai_task_processor.task_api.exchange.Pool`."""
     return Pool(connections=connections, trusted=trusted)
 
@@ -75,7 +73,7 @@ class TaskApiClient:
 
     ``breaker`` is to be made with :func:`counts_for_breaker`. The token is obtained outside of it: the token endpoint
     has a backoff of its own, and its failures say nothing about the API. An async context manager: leaving it closes
-    the transport, which may be shared with ``auth``.
+    the exchange, which may be shared with ``auth``.
     """
 
     def __init__(
@@ -83,7 +81,7 @@ class TaskApiClient:
         base_url: str,
         auth: TokenAuth,
         *,
-        transport: httpx2.AsyncBaseTransport,
+        exchange: Exchange,
         timeout: float,
         breaker: Breaker,
         clock: Clock,
@@ -97,7 +95,7 @@ class TaskApiClient:
         self._breaker = breaker
         self._clock = clock
         self._largest_page = largest_page
-        observed = ObservedExchange(exchange_over(transport), clock=clock, observer=observer)
+        observed = ObservedExchange(exchange, clock=clock, observer=observer)
         self._exchange: ObservedExchange | TracedExchange = TracedExchange(observed, tracer) if tracer else observed
 
     async def authenticate(self) -> None:
@@ -157,7 +155,7 @@ class TaskApiClient:
         await self._patch_tasks(results_body(()), found_by(lists_verdicts))
 
     async def aclose(self) -> None:
-        """Close both clients and the transport."""
+        """Close the exchange, and that of the tokens."""
         await self._auth.aclose()
         await self._exchange.aclose()
 
@@ -230,6 +228,6 @@ class TaskApiClient:
 
 def _host(location: str) -> str:
     if location:
-        with contextlib.suppress(httpx2.InvalidURL):
-            return httpx2.URL(location).host
+        with contextlib.suppress(ValueError):
+            return urlsplit(location).hostname or ""
     return ""

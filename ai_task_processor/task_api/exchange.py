@@ -4,51 +4,48 @@ import ssl
 from dataclasses import replace
 
 import aiohttp
-import httpx2
-from httpx_aiohttp.httpx2 import AiohttpTransport
 from yarl import URL
 
 from ai_task_processor.task_api.connections import IDLE_SECONDS, Connections
 from ai_task_processor.task_api.requests import Body, Exchange, NoAnswer, Reply, Request, broken_off, too_large
 
-__all__ = ["Body", "Exchange", "NoAnswer", "OverTransport", "Pool", "Reply", "Request", "encoded", "exchange_over"]
+__all__ = ["Body", "Exchange", "NoAnswer", "Pool", "Reply", "Request", "encoded"]
 
-_NETWORK_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, aiohttp.ClientError, OSError)
+_NETWORK_ERRORS = (aiohttp.ClientError, OSError)
 
 
-class Pool(AiohttpTransport):
-    """Serves httpx2 (the token) and ourselves: aiohttp for lists, which may be long, our own connections for PATCHes.
+class Pool:
+    """aiohttp for lists, which may be long, and for tokens; our own connections for PATCHes.
 
-    Of either there are ``connections`` at most. A PATCH by way of aiohttp takes three times the CPU, by way of httpx2
-    eight times. Without ``trusted`` the usual authorities are, or those that ``SSL_CERT_FILE`` names.
+    Of either there are ``connections`` at most. A PATCH by way of aiohttp takes three times the CPU. Without
+    ``trusted`` the usual authorities are, or those that ``SSL_CERT_FILE`` names.
     """
 
     def __init__(self, *, connections: int, trusted: ssl.SSLContext | None = None) -> None:
-        limits = httpx2.Limits(max_connections=connections, keepalive_expiry=IDLE_SECONDS)
-        super().__init__(verify=trusted or True, limits=limits)
         self._most = connections
-        self._connections = Connections(most=connections, trusted=self.ssl_context)
-
-    def get_client(self) -> aiohttp.ClientSession:
-        """Open the pool, inside a running loop; no answer leaves a cookie behind."""
-        connector = aiohttp.TCPConnector(limit=self._most, keepalive_timeout=IDLE_SECONDS, ssl=self.ssl_context)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        self._trusted = trusted
+        self._client: aiohttp.ClientSession | None = None
+        self._connections: Connections | None = None
 
     async def send(self, request: Request) -> Reply:
         """See :class:`~ai_task_processor.task_api.requests.Exchange`."""
-        return await (self._connections.send(request) if request.method == "PATCH" else self._by_aiohttp(request))
+        if request.method != "PATCH":
+            return await self._by_aiohttp(request)
+        if self._connections is None:
+            self._connections = Connections(most=self._most, trusted=self._believed(request.url))
+        return await self._connections.send(request)
 
     async def aclose(self) -> None:
         """Close every connection."""
-        self._connections.close()
-        await super().aclose()
+        if self._connections:
+            self._connections.close()
+        if self._client:
+            await self._client.close()
 
     async def _by_aiohttp(self, request: Request) -> Reply:
-        if not isinstance(self.client, aiohttp.ClientSession):
-            self.client = self.get_client()
         reply: Reply | None = None
         try:
-            async with self.client.request(
+            async with self._opened(request.url).request(
                 request.method,
                 URL(request.url, encoded=True),
                 data=request.body,
@@ -61,37 +58,19 @@ class Pool(AiohttpTransport):
         except _NETWORK_ERRORS as error:
             return broken_off(reply, error)
 
+    def _opened(self, url: str) -> aiohttp.ClientSession:
+        """The pool of aiohttp, made inside a running loop; no answer leaves a cookie behind."""
+        if self._client is None:
+            trusted = self._believed(url) or True
+            connector = aiohttp.TCPConnector(limit=self._most, keepalive_timeout=IDLE_SECONDS, ssl=trusted)
+            self._client = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        return self._client
 
-class OverTransport:
-    """The same over any transport of httpx2, such as a simulation's."""
-
-    def __init__(self, transport: httpx2.AsyncBaseTransport) -> None:
-        self._http = httpx2.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
-
-    async def send(self, request: Request) -> Reply:
-        """See :class:`~ai_task_processor.task_api.requests.Exchange`."""
-        built = self._http.build_request(
-            request.method, request.url, content=request.body, headers=request.headers, timeout=request.step_seconds
-        )
-        reply: Reply | None = None
-        try:
-            response = await self._http.send(built, stream=True)
-            reply = Reply(response.status_code, response.headers)
-            try:
-                return await _whole_of_httpx(reply, response, request.most)
-            finally:
-                await response.aclose()
-        except _NETWORK_ERRORS as error:
-            return broken_off(reply, error)
-
-    async def aclose(self) -> None:
-        """See :class:`~ai_task_processor.task_api.requests.Exchange`."""
-        await self._http.aclose()
-
-
-def exchange_over(transport: httpx2.AsyncBaseTransport) -> Exchange:
-    """The shortest way that this transport offers."""
-    return transport if isinstance(transport, Pool) else OverTransport(transport)
+    def _believed(self, url: str) -> ssl.SSLContext | None:
+        """Whom to believe, read once, and only where it matters: to read all authorities takes its time."""
+        if self._trusted is None and url.startswith("https:"):
+            self._trusted = _usual_authorities()
+        return self._trusted
 
 
 def encoded(url: str) -> str:
@@ -119,12 +98,8 @@ async def _whole(reply: Reply, response: aiohttp.ClientResponse, most: int) -> R
     return replace(reply, body=body)
 
 
-async def _whole_of_httpx(reply: Reply, response: httpx2.Response, most: int) -> Reply:
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.aiter_bytes():
-        parts.append(part)
-        size += len(part)
-        if size > most:
-            return too_large(reply, most)
-    return replace(reply, body=b"".join(parts))
+def _usual_authorities() -> ssl.SSLContext:
+    """Those of the system, or those that ``SSL_CERT_FILE`` names."""
+    from httpx2 import create_ssl_context  # noqa: PLC0415  # a start that encrypts nothing need not load it
+
+    return create_ssl_context()

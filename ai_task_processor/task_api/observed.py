@@ -1,13 +1,9 @@
-"""Ways to a server that tell the observer of every request that goes through them."""
-
-import httpx2
+"""A way to a server that tells the observer of every request that goes through it."""
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import ApiRequested
 from ai_task_processor.domain.ports import Observer
 from ai_task_processor.task_api.requests import Exchange, Reply, Request
-
-TOKEN_ROUTE = "/oauth2/token"  # noqa: S105 - the name of a route
 
 
 class ObservedExchange:
@@ -36,28 +32,3 @@ class ObservedExchange:
     async def aclose(self) -> None:
         """Close what is below."""
         await self._exchange.aclose()
-
-
-class ObservedTransport(httpx2.AsyncBaseTransport):
-    """Requests to the token endpoint, which speak httpx2; the time runs until the head of the answer is there."""
-
-    def __init__(self, transport: httpx2.AsyncBaseTransport, *, clock: Clock, observer: Observer) -> None:
-        self._transport = transport
-        self._clock = clock
-        self._observer = observer
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Pass the request on, and tell how it ended: with status 0 where no answer came."""
-        began = self._clock.monotonic()
-        status = 0
-        try:
-            response = await self._transport.handle_async_request(request)
-            status = response.status_code
-        finally:
-            seconds = self._clock.monotonic() - began
-            self._observer(ApiRequested(route=TOKEN_ROUTE, method=request.method, status=status, seconds=seconds))
-        return response
-
-    async def aclose(self) -> None:
-        """Close what is below."""
-        await self._transport.aclose()

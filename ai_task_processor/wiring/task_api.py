@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import httpx2
-
 from ai_task_processor.domain.ports import Leases, Reporter, TaskSource
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.settings import Settings
 from ai_task_processor.task_api.auth import Credentials, TokenAuth
 from ai_task_processor.task_api.claiming import ClaimingSource
-from ai_task_processor.task_api.client import TaskApiClient, counts_for_breaker, open_transport
+from ai_task_processor.task_api.client import TaskApiClient, counts_for_breaker, open_pool
 from ai_task_processor.task_api.features import Feature, Features
 from ai_task_processor.task_api.reporter import ApiReporter
+from ai_task_processor.task_api.requests import Exchange
 from ai_task_processor.wiring.engines import Bench
 
 TASK_API = "task_api"
@@ -22,9 +21,9 @@ SPARE_CONNECTIONS = 4
 """Connections to the Task API beside those of delivery: for fetches, tokens and announcements."""
 
 
-def open_wire(connections: int) -> httpx2.AsyncBaseTransport:
+def open_wire(connections: int) -> Exchange:
     """Open a pool of connections to the Task API."""
-    return open_transport(connections=connections)
+    return open_pool(connections=connections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class TaskApi:
     reporter: Reporter
 
 
-def open_task_api(bench: Bench, wire: Callable[[int], httpx2.AsyncBaseTransport], worker: str) -> TaskApi:
+def open_task_api(bench: Bench, wire: Callable[[int], Exchange], worker: str) -> TaskApi:
     """Open the way to the Task API, which knows us as ``worker``; closed with the bench."""
     settings = bench.settings
     client = make_client(bench, wire)
@@ -58,13 +57,13 @@ def make_features(bench: Bench, client: TaskApiClient) -> Features:
     return Features(wanted, clock=bench.clock, observer=bench.observer)
 
 
-def make_client(bench: Bench, wire: Callable[[int], httpx2.AsyncBaseTransport]) -> TaskApiClient:
+def make_client(bench: Bench, wire: Callable[[int], Exchange]) -> TaskApiClient:
     """Make the client of the Task API, which is its owner's to close."""
     settings = bench.settings
-    transport = wire(settings.delivery_concurrency + SPARE_CONNECTIONS)
+    exchange = wire(settings.delivery_concurrency + SPARE_CONNECTIONS)
     auth = TokenAuth(
         credentials(settings),
-        transport=transport,
+        exchange=exchange,
         timeout=settings.request_timeout,
         clock=bench.clock,
         observer=bench.observer,
@@ -80,7 +79,7 @@ def make_client(bench: Bench, wire: Callable[[int], httpx2.AsyncBaseTransport]) 
     return TaskApiClient(
         settings.api_base_url,
         auth,
-        transport=transport,
+        exchange=exchange,
         timeout=settings.request_timeout,
         breaker=breaker,
         clock=bench.clock,

@@ -7,7 +7,6 @@ import aiohttp
 import pytest
 
 from ai_task_processor.providers.connection import HttpClient
-from ai_task_processor.task_api.exchange import exchange_over
 from ai_task_processor.task_api.requests import Exchange, NoAnswer, Request
 from ai_task_processor.wiring.task_api import open_wire
 from tests.fakes.authority import certified, https_server
@@ -27,7 +26,7 @@ def trusted(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def task_api() -> Exchange:
-    return exchange_over(open_wire(2))
+    return open_wire(2)
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH"])

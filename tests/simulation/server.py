@@ -12,6 +12,7 @@ import httpx2
 import numpy as np
 import orjson
 
+from tests.fakes.over_transport import OverTransport
 from tests.simulation import faults
 from tests.simulation.faults import Weather
 from tests.simulation.invariants import Ledger
@@ -396,8 +397,15 @@ class TaskServer:
         return True
 
 
-class Wire(httpx2.AsyncBaseTransport):
-    """The network as one life of the daemon sees it."""
+class Wire(OverTransport):
+    """The way to the Task API and its token endpoint as one life of the daemon sees it."""
+
+    def __init__(self, server: TaskServer, life: Life) -> None:
+        super().__init__(_Network(server, life))
+
+
+class _Network(httpx2.AsyncBaseTransport):
+    """What is between them."""
 
     def __init__(self, server: TaskServer, life: Life) -> None:
         self._server = server

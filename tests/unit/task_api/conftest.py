@@ -4,7 +4,6 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-import httpx2
 import pytest
 
 from ai_task_processor.domain.events import Event
@@ -13,7 +12,7 @@ from ai_task_processor.domain.ports import Entry, Receipt
 from ai_task_processor.domain.task import Page
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.task_api.auth import Credentials, TokenAuth
-from ai_task_processor.task_api.client import LARGEST_PAGE, TaskApiClient, counts_for_breaker, open_transport
+from ai_task_processor.task_api.client import LARGEST_PAGE, TaskApiClient, counts_for_breaker, open_pool
 from ai_task_processor.task_api.features import Feature, Features
 from ai_task_processor.task_api.reporter import ApiReporter
 from ai_task_processor.task_api.source import ApiTaskSource
@@ -84,11 +83,11 @@ def connect(api: FakeTaskApi, clock: ManualClock) -> Callable[..., Side]:
         **changes: str,
     ) -> Side:
         events: list[Event] = []
-        transport: httpx2.AsyncBaseTransport = open_transport(connections=100, trusted=NOBODY)
+        exchange = open_pool(connections=100, trusted=NOBODY)
         credentials = Credentials(
             **{"token_url": api.token_url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET, **changes}  # type: ignore[arg-type]
         )
-        auth = TokenAuth(credentials, transport=transport, timeout=timeout, clock=clock, observer=events.append)
+        auth = TokenAuth(credentials, exchange=exchange, timeout=timeout, clock=clock, observer=events.append)
         breaker = Breaker(
             "task_api",
             threshold=5,
@@ -100,7 +99,7 @@ def connect(api: FakeTaskApi, clock: ManualClock) -> Callable[..., Side]:
         client = TaskApiClient(
             base_url or api.url,
             auth,
-            transport=transport,
+            exchange=exchange,
             timeout=timeout,
             breaker=breaker,
             clock=clock,

@@ -23,6 +23,7 @@ from ai_task_processor.task_api.auth import Credentials, TokenAuth
 from ai_task_processor.task_api.client import TaskApiClient, counts_for_breaker
 from ai_task_processor.task_api.portions import PORTION
 from ai_task_processor.task_api.source import ApiTaskSource
+from tests.fakes.over_transport import OverTransport
 from tests.fakes.task_api_server import FakeTaskApi, answer, drop, hang, truncate
 from tests.fakes.time import ManualClock
 
@@ -407,16 +408,16 @@ async def test_a_cancelled_request_leaves_a_usable_client(api: FakeTaskApi, side
     assert await side.report(make_entry()) is Receipt.TAKEN
 
 
-async def test_another_transport_serves_both_endpoints(clock: ManualClock) -> None:
+async def test_another_exchange_serves_both_endpoints(clock: ManualClock) -> None:
     def serve(request: httpx2.Request) -> httpx2.Response:
         if request.url.path == "/oauth2/token":
             return httpx2.Response(200, json={"access_token": "t"})
         return httpx2.Response(200, content=b"[]")
 
-    transport = httpx2.MockTransport(serve)
+    exchange = OverTransport(httpx2.MockTransport(serve))
     auth = TokenAuth(
         Credentials("http://sim/oauth2/token", "id", "secret"),
-        transport=transport,
+        exchange=exchange,
         timeout=1,
         clock=clock,
         observer=lambda _: None,
@@ -430,7 +431,7 @@ async def test_another_transport_serves_both_endpoints(clock: ManualClock) -> No
         counts=counts_for_breaker,
     )
     client = TaskApiClient(
-        "http://sim", auth, transport=transport, timeout=1, breaker=breaker, clock=clock, observer=lambda _: None
+        "http://sim", auth, exchange=exchange, timeout=1, breaker=breaker, clock=clock, observer=lambda _: None
     )
     async with client:
         assert await client.pending(1) == b"[]"

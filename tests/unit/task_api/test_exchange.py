@@ -3,10 +3,12 @@
 import ssl
 from collections.abc import AsyncIterator
 
+import httpx2
 import pytest
 
-from ai_task_processor.task_api.exchange import OverTransport, Pool, encoded, exchange_over
+from ai_task_processor.task_api.exchange import Pool, encoded
 from ai_task_processor.task_api.requests import Exchange, NoAnswer, Request
+from tests.fakes.over_transport import OverTransport
 from tests.fakes.task_api_server import FakeTaskApi, answer, drop, truncate
 from tests.fakes.time import ManualClock
 
@@ -21,8 +23,8 @@ async def api(clock: ManualClock) -> AsyncIterator[FakeTaskApi]:
 
 @pytest.fixture(params=["pool", "transport"])
 async def exchange(request: pytest.FixtureRequest) -> AsyncIterator[Exchange]:
-    pool = Pool(connections=2, trusted=NOBODY)
-    made: Exchange = exchange_over(pool) if request.param == "pool" else OverTransport(pool)
+    by_transport = request.param == "transport"
+    made = OverTransport(httpx2.AsyncHTTPTransport()) if by_transport else Pool(connections=2, trusted=NOBODY)
     yield made
     await made.aclose()
 
