@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
-import httpx2
 from yarl import URL
 
 from ai_task_processor import __version__
@@ -113,7 +112,11 @@ class HttpClient:
 
     def _trusted(self) -> ssl.SSLContext | bool:
         """The usual authorities, or those that ``SSL_CERT_FILE`` names."""
-        return httpx2.create_ssl_context() if self._base_url.startswith("https:") else True
+        if not self._base_url.startswith("https:"):
+            return True
+        from httpx2 import create_ssl_context  # noqa: PLC0415  # a start that encrypts nothing need not load it
+
+        return create_ssl_context()
 
 
 def never_sent(error: BaseException) -> bool:
