@@ -150,6 +150,9 @@ class Settings(BaseSettings):
     long_input: Annotated[Literal["fail", "truncate"], BeforeValidator(_as_lower), Clean] = Field(
         "fail", description="what happens to a text that is too long for its model"
     )
+    local_model_path: Text = Field(
+        "", description="ONNX or GGUF model for local mode, a folder or a file; empty is the one of wordllama"
+    )
     mock_latency_seconds: Grace = Field(0, description="how long the mock provider takes for a batch")
     concurrency_limit: Positive = Field(5, description="provider requests at once, at most")
     batch_size: Annotated[int, Field(ge=1, le=2_048), Clean] = Field(64, description="texts in one provider request")

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from ai_task_processor.providers.local_files import find_model
+from ai_task_processor.providers.local_gguf import GgufModel
+from tests.engines import installed
 from tests.fakes.postgres import Database, database
 
 
@@ -28,3 +32,18 @@ def state_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/state.db"
     return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Iterator[Path]:
+    """A folder with all-MiniLM-L6-v2 in ONNX."""
+    with TemporaryDirectory(prefix="minilm-") as folder:  # 90 MB, which pytest would keep for three sessions
+        yield installed.minilm_in_onnx(Path(folder) / "minilm")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Iterator[GgufModel]:
+    """A small language model, loaded from a GGUF file."""
+    model = GgufModel(find_model(installed.smollm2()), truncate=False)
+    yield model
+    model.close()

@@ -22,7 +22,7 @@ from ai_task_processor.domain.ports import Embeddings
 from ai_task_processor.providers.connection import BROKEN, HttpClient, Reply, never_sent
 from ai_task_processor.providers.decoding import vector
 from ai_task_processor.providers.quota import quota
-from ai_task_processor.providers.refusals import InputTooLong, says_too_long, told, too_long
+from ai_task_processor.providers.refusals import InputTooLong, says_too_long, shortened, told, too_long
 from ai_task_processor.providers.retry_after import retry_after
 
 MAX_INPUTS = 2048
@@ -78,7 +78,7 @@ class OpenAI:
         except InputTooLong as error:
             if not self._truncate or len(texts) > 1:
                 raise
-            return await self.embed([_shortened(texts[0], error)], model=model, dimensions=dimensions)
+            return await self.embed([shortened(texts[0], error)], model=model, dimensions=dimensions)
 
     async def _request(self, texts: Sequence[str], model: str, dimensions: int | None) -> Embeddings:
         try:
@@ -193,9 +193,3 @@ def _tokens(answer: Mapping[str, object]) -> int:
         return 0
     tokens = usage.get("total_tokens") or usage.get("prompt_tokens")
     return tokens if isinstance(tokens, int) and tokens > 0 else 0
-
-
-def _shortened(text: str, error: InputTooLong) -> str:
-    """A little less than what should fit, for tokens are not spread evenly; less each time it is asked."""
-    fits = (error.allowed or 0) / error.measured
-    return text[: max(1, int(len(text) * min(0.9, 0.95 * fits if fits else 0.5)))]

