@@ -98,6 +98,9 @@ class Health:
         """Take note of ``event``."""
         if type(event) in _OF_SINGLE_TASKS:
             return
+        if isinstance(event, Reported):  # these come by the thousand as well
+            self._task_api(event)
+            return
         self._pulse(event)
         self._token(event)
         self._task_api(event)
