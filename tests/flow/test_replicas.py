@@ -10,7 +10,8 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import aiohttp
@@ -27,6 +28,9 @@ LANES = 5
 LIMIT = TASKS * 9 // 10
 PATIENCE = 60 + TASKS / 50
 GLANCE = 0.05
+THOROUGH = TASKS >= 20_000
+MORE = 1.2 if THOROUGH else 1.5
+"""How many times as often as one all of them may poll; in the short form few polls are a coarse measure."""
 
 STARTED, SETTLED = "Processing text embedding task", "Task processing completed"
 CALLED, POLLED = "Provider request", "Found pending tasks"
@@ -46,23 +50,12 @@ def server() -> Iterator[Cluster]:
 async def test_nothing_is_lost_or_done_twice_whoever_dies(server: Cluster, tmp_path: Path) -> None:
     texts = [f"text number {number}" for number in range(TASKS)]
     own = Database(server.url)
-    async with (
-        task_server(tmp_path) as tasks,
-        fleet(
-            tasks,
-            server.url,
-            tmp_path,
-            log_level="debug",
-            mock_latency_seconds=0.1,
-            batch_size=BATCH,
-            concurrency_limit=LANES,
-            rate_limit_per_hour=LIMIT,
-        ) as crew,
-    ):
+    async with task_server(tmp_path) as tasks, working(tasks, server.url, tmp_path) as crew:
         await crew.start(REPLICAS)
         await crew.ready()
         ids = await tasks.post(texts)
         kills = await haunted(crew, tasks, server, own)
+        polls = crew.count(POLLED)
         admitted = sum(line["inputs"] for life in crew.lives for line in life.process.logged(CALLED))
         in_flight = kills * LANES * BATCH
         assert LIMIT - in_flight - BATCH <= admitted <= LIMIT
@@ -86,26 +79,61 @@ async def test_nothing_is_lost_or_done_twice_whoever_dies(server: Cluster, tmp_p
     print(  # noqa: T201  # shown with pytest -s
         f"{TASKS} tasks, {len(crew.lives)} lives, {kills} kills, {admitted} of {LIMIT} admitted in the hour,",
         f"{crew.count(STARTED) - crew.count(SETTLED)} begun and cut off,",
-        f"{crew.count(POLLED)} polls",
+        f"{polls} polls until the limit",
     )
+    if THOROUGH:
+        alone = await polls_of_one(server, tmp_path / "one", texts)
+        print(f"one alone: {alone} polls, {polls / alone:.2f} times as many by {REPLICAS}")  # noqa: T201  # shown too
+        assert polls <= MORE * alone
+
+
+def working(tasks: Tasks, url: str, folder: Path) -> AbstractAsyncContextManager[Fleet]:
+    """A fleet whose work takes a while, and that may do nine tenths of it in an hour."""
+    return fleet(
+        tasks,
+        url,
+        folder,
+        log_level="debug",
+        mock_latency_seconds=0.1,
+        batch_size=BATCH,
+        concurrency_limit=LANES,
+        rate_limit_per_hour=LIMIT,
+    )
+
+
+async def polls_of_one(server: Cluster, folder: Path, texts: Sequence[str]) -> int:
+    """How often a single replica polls that has the same to do, and in peace."""
+    await asyncio.to_thread(folder.mkdir)
+    with database(server.url) as own:
+        async with task_server(folder) as tasks, working(tasks, own.url, folder) as crew:
+            await crew.start()
+            await crew.ready()
+            await tasks.post(texts)
+            await tasks.until("succeeded", LIMIT, within=10 * PATIENCE)
+            polls = crew.count(POLLED)
+            await crew.stop()
+    return polls
 
 
 async def test_four_replicas_poll_as_often_as_one(server: Cluster, tmp_path: Path) -> None:
     """Also while the one that polls is killed: another takes over when its lease has run out."""
-    interval, polls, lease = 0.5, 6, 1.0
+    interval, polls, lease = 0.4, 30 if THOROUGH else 5, 1.0
     settings = {"polling_interval_seconds": interval, "lease_seconds": lease, "log_level": "debug"}
     with database(server.url) as own:
         async with task_server(tmp_path) as tasks, fleet(tasks, own.url, tmp_path, **settings) as crew:
-            await crew.start(REPLICAS)
+            await crew.start()
             await crew.ready()
             alone = await paced(crew, polls)
+            await crew.start(REPLICAS - 1)
+            await crew.ready()
+            together = await paced(crew, polls)
             polling = [bool(life.process.logged(POLLED)) for life in crew.running]
-            assert sum(polling) <= 2, "one, and whoever was first while the others started"
+            assert sum(polling) == 1, "the first one"
             await crew.kill(polling.index(True))
             after_a_death = await paced(crew, polls)
             statuses = [await life.process.get("/ready") for life in crew.running]
             await crew.stop()
-    assert min(alone, after_a_death) >= (polls - 1) * interval * 0.8, "as often as one, not as four"
+    assert alone <= MORE * min(together, after_a_death), "as often as one, not as four"
     assert [status for status, _ in statuses] == [200] * (REPLICAS - 1), statuses
 
 
@@ -119,9 +147,7 @@ async def paced(crew: Fleet, polls: int) -> float:
 
 
 async def test_a_database_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = "postgresql://user:hidden@127.0.0.1:1/state"
     async with task_server(tmp_path) as tasks, fleet(tasks, url, tmp_path, metrics_port=port) as crew:
         await crew.start()
@@ -134,6 +160,48 @@ async def test_a_database_that_is_not_there_yet_is_waited_for(tmp_path: Path) ->
         life.process.send(signal.SIGTERM)
         assert await life.process.ended() == 0
         assert "hidden" not in life.process.text + body
+
+
+OWNED_BY_ANOTHER = ["CREATE ROLE few LOGIN", "CREATE DATABASE few OWNER postgres"]
+READ_ONLY = "ALTER DATABASE few SET default_transaction_read_only ="
+
+
+@pytest.mark.parametrize(
+    ("prepare", "mend", "words"),
+    [
+        (OWNED_BY_ANOTHER, "ALTER DATABASE few OWNER TO few", "gives us no right"),
+        ([*OWNED_BY_ANOTHER, "ALTER DATABASE few OWNER TO few", f"{READ_ONLY} on"], f"{READ_ONLY} off", "is read-only"),
+        (["CREATE ROLE few LOGIN"], "CREATE DATABASE few OWNER few", "is not there"),
+    ],
+    ids=["no rights", "read-only", "no database"],
+)
+async def test_a_database_that_an_operator_must_mend_is_told_of_and_tried_again(
+    server: Cluster, tmp_path: Path, prepare: list[str], mend: str, words: str
+) -> None:
+    owner, port = Database(server.url), free_port()
+    owner.execute(*prepare)
+    url = server.url.replace("postgres@", "few:hidden@").replace("/postgres", "/few")
+    try:
+        async with task_server(tmp_path) as tasks, fleet(tasks, url, tmp_path, metrics_port=port) as crew:
+            await crew.start()
+            (life,) = crew.running
+            await life.process.says(LOST)
+            health, _ = await asked(port, "/health")
+            ready, body = await asked(port, "/ready")
+            assert (health, ready) == (200, 503)
+            assert words in body
+            await asyncio.to_thread(owner.execute, mend)
+            await crew.ready()
+            assert "hidden" not in life.process.text + body
+            await crew.stop()
+    finally:
+        owner.execute("DROP DATABASE IF EXISTS few WITH (FORCE)", "DROP ROLE few")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 async def asked(port: int, route: str) -> tuple[int, str]:
