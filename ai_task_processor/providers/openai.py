@@ -39,7 +39,10 @@ _ACCOUNT = frozenset(
         "invalid_api_key",
     }
 )
-_NO_SUCH_MODEL = frozenset({"model_not_found", "invalid_model"})
+_NO_SUCH_MODEL = frozenset({"model_not_found", "invalid_model", "DeploymentNotFound"})
+_OF_DIMENSIONS = ("specifying dimensions", "output dimensions", "matryoshka")
+"""Words of servers for a model that gives one length only: every text alike would be refused."""
+
 _REFUSED_INPUT = frozenset({400, 413, 422})
 _REFUSED_ACCOUNT = frozenset({401, 402, 403})
 
@@ -150,15 +153,18 @@ def _understood(reply: Reply) -> _Said:
 
 
 def _names_model(said: _Said) -> bool:
-    """Tells a missing model from a wrong address, whose 404 is a page and not an answer."""
-    return said.status == HTTPStatus.NOT_FOUND and bool(said.facts) and "model" in said.message.lower()
+    """Tells a missing model from a wrong address, whose 404 is a page and not an answer; LiteLLM answers 400."""
+    message = said.message.lower()
+    if said.status == HTTPStatus.BAD_REQUEST:
+        return "invalid model name" in message
+    return said.status == HTTPStatus.NOT_FOUND and bool(said.facts) and "model" in message
 
 
 def _rejection(said: _Said, texts: Sequence[str], model: str) -> ProviderRejected:
     message = said.message
     if says_too_long(message):
         return too_long(message, texts, model)
-    every_input = said.facts.get("param") == "dimensions" or "specifying dimensions" in message  # of every text alike
+    every_input = said.facts.get("param") == "dimensions" or any(words in message for words in _OF_DIMENSIONS)
     return ProviderRejected(f"The provider refuses the input: {told(message, texts)}", every_input=every_input)
 
 

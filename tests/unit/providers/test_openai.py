@@ -320,3 +320,33 @@ async def test_a_server_that_passes_over_dimensions_refuses_them() -> None:
         ) as caught:
             await provider.embed(["a", "b"], model="m", dimensions=64)
     assert caught.value.every_input
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (404, {"code": "DeploymentNotFound", "message": "The API deployment for this resource does not exist."}),
+        (400, {"message": "/embeddings: Invalid model name passed in model=x. Call `/v1/models`", "code": "400"}),
+    ],
+    ids=["azure", "litellm"],
+)
+async def test_a_missing_model_is_understood_in_the_words_of_other_servers(status: int, error: dict[str, str]) -> None:
+    caught = await refused(Answer(status, {"error": error}))
+    assert isinstance(caught, ProviderRejected)
+    assert "does not have the model" in str(caught)
+    assert caught.every_input
+
+
+async def test_vllm_refuses_dimensions_for_every_text() -> None:
+    message = 'Model "bge-m3" does not support matryoshka representation, changing output dimensions will lead to worse'
+    caught = await refused(Answer(400, {"object": "error", "message": message, "type": "BadRequestError", "code": 400}))
+    assert isinstance(caught, ProviderRejected)
+    assert caught.every_input
+
+
+async def test_a_batch_larger_than_text_embeddings_inference_takes_is_halved() -> None:
+    message = "batch size 64 > maximum allowed batch size 32"
+    caught = await refused(Answer(422, {"message": message, "code": 422, "type": "Validation"}))
+    assert isinstance(caught, ProviderRejected)
+    assert message in str(caught)
+    assert not caught.every_input
