@@ -1,5 +1,6 @@
 """The command line."""
 
+import gc
 import json
 import logging
 import os
@@ -124,8 +125,11 @@ def run(env_file: EnvFile = DEFAULT_ENV_FILE) -> None:
         signal.signal(number, _stop_before_start)
     for number in (signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # until it means something: it does not mean an end
+    gc.disable()  # nothing of what is imported is garbage, and to look for some takes a twelfth of the start
     from ai_task_processor.daemon import run_daemon  # noqa: PLC0415  # each command imports what it needs
     from ai_task_processor.settings import Settings, load_settings  # noqa: PLC0415
+
+    gc.enable()
 
     def reread(before: Settings) -> Settings:
         return load_settings(_existing(env_file), before=before)
