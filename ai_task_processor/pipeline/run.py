@@ -11,6 +11,10 @@ SHORTEST_REST = 0.001
 """Seconds; a stage that has just said «not yet» is not asked again in the same breath."""
 
 
+LAST_MOMENT = 1.0
+"""Seconds in which a round that would be dropped by a stop may end by itself."""
+
+
 class Bell:
     """Wakes every lane that waits for it; a ring between a lane's step and its wait is not lost."""
 
@@ -39,8 +43,9 @@ class Bell:
 class Lane:
     """A stage as it is repeated: woken by ``bell``; a round that did something rings the bells in ``wakes``.
 
-    A lane that ``drops`` holds nothing that a stop should wait for: its round is cancelled. It steps again after
-    ``longest_rest`` seconds, at the latest, for others may have changed the journal beside us.
+    A lane that ``drops`` holds nothing that a stop should wait for: its round is cancelled, after a moment in which it
+    may still put away what it is just being given. It steps again after ``longest_rest`` seconds, at the latest, for
+    others may have changed the journal beside us.
     """
 
     name: str
@@ -65,7 +70,7 @@ class Pipeline:
         """Take nothing new, finish what is held, deliver it; then :meth:`run` returns."""
         self._stopping.set()
         for task in self._droppable:
-            task.cancel()
+            task.get_loop().call_later(LAST_MOMENT, task.cancel)
         self._ring(self._inner)
 
     async def run(self) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -250,6 +251,31 @@ async def test_what_is_ours_stays_ours_over_a_restart(tmp_path: Path) -> None:
         await asyncio.sleep(LEASE - 20)
         async with running(api, tmp_path, **settings) as daemon:
             await daemon.watch.seen(Reported, 40 - api.states()["succeeded"])
+        assert_right(api)
+        assert api.given == dict.fromkeys(api.tasks, 1)
+
+
+@simulated_time
+async def test_what_is_being_given_when_a_stop_comes_is_kept(tmp_path: Path) -> None:
+    """Or it would lie still until the lease ends."""
+
+    class Slow(FakeTaskApi):
+        async def _answered(self, *args: Any) -> Any:
+            answer = await super()._answered(*args)
+            if self.given and args[0] == "claim":
+                given.set()
+                await asyncio.sleep(0.5)
+            return answer
+
+    given = asyncio.Event()
+    async with Slow(clock=LoopClock()) as api:
+        api.features = {*ALL}
+        api.add(*({"_id": str(number)} for number in range(40)))
+        async with running(api, tmp_path):
+            await given.wait()
+        assert api.patches == {}
+        async with running(api, tmp_path) as daemon:
+            await daemon.reported(40)
         assert_right(api)
         assert api.given == dict.fromkeys(api.tasks, 1)
 
