@@ -11,7 +11,8 @@ from ai_task_processor.task_api.source import ApiTaskSource, understood
 from ai_task_processor.task_api.wire import claim_body
 
 LARGEST_RENEWAL = 50_000
-"""Bytes of ids in one request: Express takes 100 kB unless it is told otherwise."""
+MOST_RENEWED = 5_000
+"""Bytes of ids in one request, and how many they may be: Express takes 100 kB unless it is told otherwise."""
 
 
 class ClaimingSource:
@@ -85,9 +86,10 @@ def portions_of(task_ids: Sequence[str]) -> Iterator[Sequence[str]]:
     """The ids in order, in portions that fit into one request."""
     begin = size = 0
     for position, task_id in enumerate(task_ids):
-        size += len(task_id.encode()) + len('"",')
-        if size > LARGEST_RENEWAL:
+        more = len(task_id.encode()) + len('"",')
+        if size + more > LARGEST_RENEWAL or position - begin == MOST_RENEWED:
             yield task_ids[begin:position]
-            begin, size = position, len(task_id.encode())
+            begin, size = position, 0
+        size += more
     if begin < len(task_ids):
         yield task_ids[begin:]

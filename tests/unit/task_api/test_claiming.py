@@ -7,7 +7,7 @@ import pytest
 from ai_task_processor.domain.errors import AuthenticationFailed, TaskApiRejected, TaskApiUnavailable
 from ai_task_processor.domain.events import FeatureFound, FeatureLost
 from ai_task_processor.domain.task import Page, Task
-from ai_task_processor.task_api.claiming import LARGEST_RENEWAL, ClaimingSource, portions_of
+from ai_task_processor.task_api.claiming import LARGEST_RENEWAL, MOST_RENEWED, ClaimingSource, portions_of
 from ai_task_processor.task_api.features import FIRST_WAIT
 from tests.fakes.task_api_server import BODY_LIMIT, FakeTaskApi, Fault, answer, drop
 
@@ -204,12 +204,13 @@ async def test_a_renewal_without_the_route_is_left_to_the_next_fetch(claimant: C
     assert not claimant.side.features.known("claim")
 
 
-@pytest.mark.parametrize("ids", [[], ["a"], ["é" * 250] * 300, [str(number) for number in range(20_000)]])
+@pytest.mark.parametrize("ids", [[], ["a"], ["é" * 250] * 300, ["1"] * 12_345])
 def test_portions_hold_everything_in_order(ids: list[str]) -> None:
     portions = list(portions_of(ids))
     assert [task_id for portion in portions for task_id in portion] == ids
     assert all(portions)
     assert all(sum(len(each.encode()) + 3 for each in portion) <= LARGEST_RENEWAL for portion in portions)
+    assert all(len(portion) <= MOST_RENEWED for portion in portions)
 
 
 async def test_a_claimed_task_need_not_be_announced(claimant: Claimant) -> None:
