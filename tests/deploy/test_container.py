@@ -46,6 +46,8 @@ async def test_it_works_stays_healthy_and_stops(tmp_path: Path) -> None:
             async with asyncio.timeout(REAL_SECONDS):
                 await api.until(lambda: set(api.states()) == {"succeeded"})
             assert await healthcheck(data, port) == (0, "healthy")
+            os.kill(first_process(daemon.process.pid), signal.SIGHUP)
+            await daemon.says("Configuration read again, it is the same")
             os.kill(first_process(daemon.process.pid), signal.SIGTERM)
             assert await daemon.ended() == 0
         assert daemon.logged("AI Task Processor stopped", unreported=0)
