@@ -55,7 +55,11 @@ function provider(issuer) {
       clientCredentials: { enabled: true },
       devInteractions: { enabled: false },
       introspection: { enabled: true, allowedPolicy: () => true },
-      resourceIndicators: { enabled: true, defaultResource: () => `urn:${AUDIENCE}`, getResourceServerInfo: resource },
+      resourceIndicators: {
+        enabled: true,
+        defaultResource: () => `urn:${AUDIENCE}`,
+        getResourceServerInfo: resource,
+      },
       revocation: { enabled: true, allowedPolicy: () => true },
     },
     ttl: { ClientCredentials: Number(TOKEN_SECONDS) },
@@ -64,9 +68,15 @@ function provider(issuer) {
     lastToken = token;
     say({ event: 'token issued' });
   });
-  provider.on('client_credentials.issued', () => say({ event: 'token issued' }));
-  provider.on('client_credentials.destroyed', () => say({ event: 'token revoked' }));
-  provider.on('grant.error', (_, error) => say({ event: 'token refused', error: error.message }));
+  provider.on('client_credentials.issued', () =>
+    say({ event: 'token issued' }),
+  );
+  provider.on('client_credentials.destroyed', () =>
+    say({ event: 'token revoked' }),
+  );
+  provider.on('grant.error', (_, error) =>
+    say({ event: 'token refused', error: error.message }),
+  );
   return provider;
 }
 
@@ -83,7 +93,12 @@ function resource() {
 
 function signingKey() {
   const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
-  return { ...privateKey.export({ format: 'jwk' }), kid: randomUUID(), alg: 'RS256', use: 'sig' };
+  return {
+    ...privateKey.export({ format: 'jwk' }),
+    kid: randomUUID(),
+    alg: 'RS256',
+    use: 'sig',
+  };
 }
 
 function say(line) {

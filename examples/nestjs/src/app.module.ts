@@ -12,12 +12,20 @@ const kept = process.env.MONGODB_URL
       store: MongooseAiTaskStore,
       imports: [
         MongooseModule.forRoot(process.env.MONGODB_URL),
-        MongooseModule.forFeature([{ name: StoredAiTask.name, schema: AiTaskSchema }]),
+        MongooseModule.forFeature([
+          { name: StoredAiTask.name, schema: AiTaskSchema },
+        ]),
       ],
     }
   : { store: InMemoryAiTaskStore };
 
 @Module({
-  imports: [AiTasksModule.forRootAsync({ ...kept, useFactory: () => aiTasksOptions(process.env) }), DocumentsModule],
+  imports: [
+    AiTasksModule.forRootAsync({
+      ...kept,
+      useFactory: () => aiTasksOptions(process.env),
+    }),
+    DocumentsModule,
+  ],
 })
 export class AppModule {}

@@ -14,7 +14,10 @@ export function aiTasksOptions(environment: Environment): AiTasksOptions {
       ? {
           url: introspectionUrl,
           authorization: environment.TOKEN_INTROSPECTION_AUTHORIZATION,
-          cacheSeconds: number(environment, 'TOKEN_INTROSPECTION_CACHE_SECONDS'),
+          cacheSeconds: number(
+            environment,
+            'TOKEN_INTROSPECTION_CACHE_SECONDS',
+          ),
         }
       : undefined,
     clockToleranceSeconds: number(environment, 'TOKEN_CLOCK_TOLERANCE_SECONDS'),

@@ -1,5 +1,12 @@
 import assert from 'node:assert/strict';
-import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
+import {
+  after,
+  afterEach,
+  before,
+  beforeEach,
+  describe,
+  test,
+} from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { UnsecuredJWT } from 'jose';
 import { Api } from './api';
@@ -11,28 +18,52 @@ const now = (): number => Math.floor(Date.now() / 1_000);
 describe('signed tokens', () => {
   let api: Api;
   before(async () => {
-    api = await Api.started({ clockToleranceSeconds: 5, jwksCooldownSeconds: 0.05 });
+    api = await Api.started({
+      clockToleranceSeconds: 5,
+      jwksCooldownSeconds: 0.05,
+    });
   });
   after(() => api.stop());
 
-  async function status(facts: TokenFacts, method = 'GET', path = PENDING): Promise<number> {
-    return (await api.ask(method, path, undefined, await api.issuer.token(facts))).status;
+  async function status(
+    facts: TokenFacts,
+    method = 'GET',
+    path = PENDING,
+  ): Promise<number> {
+    return (
+      await api.ask(method, path, undefined, await api.issuer.token(facts))
+    ).status;
   }
 
   test('nobody gets in without one, and is told what is wanted', async () => {
     for (const path of [PENDING, '/api/ai-tasks/claim']) {
-      const answer = await api.ask(path === PENDING ? 'GET' : 'POST', path, undefined, null);
+      const answer = await api.ask(
+        path === PENDING ? 'GET' : 'POST',
+        path,
+        undefined,
+        null,
+      );
       assert.equal(answer.status, 401);
       assert.equal(answer.headers.get('WWW-Authenticate'), 'Bearer');
     }
   });
 
   test('what is no token, or nobody has signed, or somebody else has, is refused', async () => {
-    const claims = { iss: api.issuer.url, aud: AUDIENCE, exp: now() + 60, scope: 'read write' };
+    const claims = {
+      iss: api.issuer.url,
+      aud: AUDIENCE,
+      exp: now() + 60,
+      scope: 'read write',
+    };
     const stranger = await Issuer.started();
     const forged = await stranger.token({ issuer: api.issuer.url });
     stranger.stop();
-    for (const token of ['x', 'a.b.c', new UnsecuredJWT(claims).encode(), forged]) {
+    for (const token of [
+      'x',
+      'a.b.c',
+      new UnsecuredJWT(claims).encode(),
+      forged,
+    ]) {
       const answer = await api.ask('GET', PENDING, undefined, token);
       assert.equal(answer.status, 401);
       assert.match(answer.headers.get('WWW-Authenticate')!, /invalid_token/);
@@ -48,9 +79,18 @@ describe('signed tokens', () => {
     assert.equal(await status({ scope: 'read' }), 200);
     assert.equal(await status({ scope: 'write' }), 403);
     assert.equal(await status({ scopes: ['read'] }), 200);
-    assert.equal(await status({ scope: 'read' }, 'POST', '/api/ai-tasks/claim'), 403);
-    assert.equal(await status({ scope: 'read' }, 'PATCH', '/api/ai-tasks'), 403);
-    assert.equal(await status({ scope: 'read' }, 'PATCH', '/api/ai-tasks/x'), 403);
+    assert.equal(
+      await status({ scope: 'read' }, 'POST', '/api/ai-tasks/claim'),
+      403,
+    );
+    assert.equal(
+      await status({ scope: 'read' }, 'PATCH', '/api/ai-tasks'),
+      403,
+    );
+    assert.equal(
+      await status({ scope: 'read' }, 'PATCH', '/api/ai-tasks/x'),
+      403,
+    );
     assert.equal(await status({ scope: 'readwrite' }), 403);
   });
 
@@ -74,7 +114,12 @@ describe('signed tokens', () => {
     await sleep(50);
     await api.issuer.rotate();
     api.issuer.healthy = false;
-    const answer = await api.ask('GET', PENDING, undefined, await api.issuer.token());
+    const answer = await api.ask(
+      'GET',
+      PENDING,
+      undefined,
+      await api.issuer.token(),
+    );
     assert.equal(answer.status, 503);
     assert.equal(answer.headers.get('Retry-After'), '5');
     api.issuer.healthy = true;
@@ -100,13 +145,23 @@ describe('opaque tokens', () => {
   let api: Api;
   beforeEach(async () => {
     issuer = await Issuer.started();
-    const introspection = { url: `${issuer.url}/introspect`, authorization: 'Basic x', cacheSeconds: 0.03 };
+    const introspection = {
+      url: `${issuer.url}/introspect`,
+      authorization: 'Basic x',
+      cacheSeconds: 0.03,
+    };
     api = await Api.started({ introspection }, issuer);
-    issuer.introspected.set('good', { active: true, iss: issuer.url, aud: AUDIENCE, scope: 'read' });
+    issuer.introspected.set('good', {
+      active: true,
+      iss: issuer.url,
+      aud: AUDIENCE,
+      scope: 'read',
+    });
   });
   afterEach(() => api.stop());
 
-  const ask = async (token: string): Promise<number> => (await api.ask('GET', PENDING, undefined, token)).status;
+  const ask = async (token: string): Promise<number> =>
+    (await api.ask('GET', PENDING, undefined, token)).status;
 
   test('are what their server says they are', async () => {
     issuer.introspected.set('foreign', {
@@ -115,16 +170,33 @@ describe('opaque tokens', () => {
       aud: AUDIENCE,
       scope: 'read',
     });
-    issuer.introspected.set('elsewhere', { active: true, aud: ['other'], scope: 'read' });
-    issuer.introspected.set('poor', { active: true, aud: [AUDIENCE], scope: 'write' });
+    issuer.introspected.set('elsewhere', {
+      active: true,
+      aud: ['other'],
+      scope: 'read',
+    });
+    issuer.introspected.set('poor', {
+      active: true,
+      aud: [AUDIENCE],
+      scope: 'write',
+    });
     assert.deepEqual(
-      [await ask('good'), await ask('unknown'), await ask('foreign'), await ask('elsewhere'), await ask('poor')],
+      [
+        await ask('good'),
+        await ask('unknown'),
+        await ask('foreign'),
+        await ask('elsewhere'),
+        await ask('poor'),
+      ],
       [200, 401, 401, 401, 403],
     );
   });
 
   test('are asked about once in a while, so that a revoked one is soon refused', async () => {
-    assert.deepEqual(await Promise.all([ask('good'), ask('good'), ask('good')]), [200, 200, 200]);
+    assert.deepEqual(
+      await Promise.all([ask('good'), ask('good'), ask('good')]),
+      [200, 200, 200],
+    );
     assert.equal(issuer.introspections, 1);
     issuer.introspected.delete('good');
     await sleep(40);

@@ -39,20 +39,39 @@ function after(task: AiTask, report: Parameters<typeof changed>[1]): AiTask {
 
 test('an outcome is kept, its callback is due, and the lease is over', () => {
   const held = leased(PENDING, { worker: 'w', expiresAt: LATER }, NOW);
-  const { state, result, callback, lease, version, updatedAt } = after(held, { state: 'succeeded', result: [1] });
+  const { state, result, callback, lease, version, updatedAt } = after(held, {
+    state: 'succeeded',
+    result: [1],
+  });
   assert.deepEqual(
     { state, result, callback, lease, version, updatedAt },
-    { state: 'succeeded', result: [1], callback: { step: 'due' }, lease: null, version: 5, updatedAt: LATER },
+    {
+      state: 'succeeded',
+      result: [1],
+      callback: { step: 'due' },
+      lease: null,
+      version: 5,
+      updatedAt: LATER,
+    },
   );
 });
 
 test('a task without a callback has none to run', () => {
-  assert.deepEqual(after({ ...PENDING, callbackRoute: undefined }, { state: 'failed', error: 'x' }).callback, {
-    step: 'none',
-  });
+  assert.deepEqual(
+    after(
+      { ...PENDING, callbackRoute: undefined },
+      { state: 'failed', error: 'x' },
+    ).callback,
+    {
+      step: 'none',
+    },
+  );
 });
 
-const REPORTS: [report: { state: AiTaskState; result?: unknown; error?: string }, kind: string][] = [
+const REPORTS: [
+  report: { state: AiTaskState; result?: unknown; error?: string },
+  kind: string,
+][] = [
   [{ state: 'succeeded', result: [1, 2] }, 'same'],
   [{ state: 'succeeded', result: [1, 3] }, 'conflict'],
   [{ state: 'succeeded', result: [1, 2], error: 'x' }, 'conflict'],
@@ -79,17 +98,29 @@ test('a lease keeps others away until it expires; work that was begun without on
   const held = leased(PENDING, { worker: 'w', expiresAt: LATER }, NOW);
   assert.equal(isClaimable(held, NOW), false);
   assert.equal(isClaimable(held, LATER), true);
-  assert.equal(isClaimable(after(PENDING, { state: 'in_progress' }), LATER), false);
+  assert.equal(
+    isClaimable(after(PENDING, { state: 'in_progress' }), LATER),
+    false,
+  );
 });
 
 test('a callback is begun once, again when it was abandoned or has failed, and never when it is done', () => {
   const begun = callbackBegun(DONE, NOW, LATER)!;
   assert.equal(callbackBegun(begun, NOW, LATER), null);
   assert.notEqual(callbackBegun(begun, LATER, LATER), null);
-  assert.notEqual(callbackBegun(callbackEnded(begun, 'due', NOW), NOW, LATER), null);
-  assert.equal(callbackBegun(callbackEnded(begun, 'done', NOW), LATER, LATER), null);
+  assert.notEqual(
+    callbackBegun(callbackEnded(begun, 'due', NOW), NOW, LATER),
+    null,
+  );
+  assert.equal(
+    callbackBegun(callbackEnded(begun, 'done', NOW), LATER, LATER),
+    null,
+  );
 });
 
 test('priorities have an order, and tasks without one are normal', () => {
-  assert.deepEqual([rank('critical'), rank('high'), rank(undefined), rank('low'), rank(-7)], [0, 1, 2, 3, -7]);
+  assert.deepEqual(
+    [rank('critical'), rank('high'), rank(undefined), rank('low'), rank(-7)],
+    [0, 1, 2, 3, -7],
+  );
 });

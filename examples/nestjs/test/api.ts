@@ -2,7 +2,7 @@
 
 import 'reflect-metadata';
 import assert from 'node:assert/strict';
-import { Injectable, Module } from '@nestjs/common';
+import { Injectable, Module, type PipeTransform } from '@nestjs/common';
 import type { NestExpressApplication } from '@nestjs/platform-express';
 import { Test } from '@nestjs/testing';
 import {
@@ -51,12 +51,21 @@ export class Api {
     readonly token: string,
   ) {}
 
-  static async started(options: Partial<AiTasksOptions> = {}, issuer?: Issuer): Promise<Api> {
+  static async started(
+    options: Partial<AiTasksOptions> = {},
+    issuer?: Issuer,
+    pipes: PipeTransform[] = [],
+  ): Promise<Api> {
     issuer ??= await Issuer.started();
     const configured = { issuer: issuer.url, audience: AUDIENCE, ...options };
-    const testing = Test.createTestingModule({ imports: [AiTasksModule.forRoot(configured), CallbacksModule] });
-    const app = (await testing.compile()).createNestApplication<NestExpressApplication>({ logger: false });
+    const testing = Test.createTestingModule({
+      imports: [AiTasksModule.forRoot(configured), CallbacksModule],
+    });
+    const app = (
+      await testing.compile()
+    ).createNestApplication<NestExpressApplication>({ logger: false });
     app.useBodyParser('json', { limit: BODY_LIMIT });
+    app.useGlobalPipes(...pipes);
     await app.listen(0, '127.0.0.1');
     return new Api(issuer, app, await app.getUrl(), await issuer.token());
   }
@@ -68,19 +77,38 @@ export class Api {
   async add(...tasks: Partial<NewAiTask>[]): Promise<string[]> {
     const service = this.app.get(AiTasksService, { strict: false });
     const added = await service.create(
-      tasks.map((task) => ({ type: 'text_embedding', content: { text: 'x' }, ...task })),
+      tasks.map((task) => ({
+        type: 'text_embedding',
+        content: { text: 'x' },
+        ...task,
+      })),
     );
     return added.map(({ id }) => id);
   }
 
-  async ask(method: string, path: string, body?: unknown, token: string | null = this.token): Promise<Answer> {
+  async ask(
+    method: string,
+    path: string,
+    body?: unknown,
+    token: string | null = this.token,
+  ): Promise<Answer> {
     const response = await fetch(`${this.url}${path}`, {
       method,
-      headers: { 'Content-Type': 'application/json', ...(token !== null && { Authorization: `Bearer ${token}` }) },
-      body: typeof body === 'string' || body === undefined ? body : JSON.stringify(body),
+      headers: {
+        'Content-Type': 'application/json',
+        ...(token !== null && { Authorization: `Bearer ${token}` }),
+      },
+      body:
+        typeof body === 'string' || body === undefined
+          ? body
+          : JSON.stringify(body),
     });
     const text = await response.text();
-    return { status: response.status, headers: response.headers, body: text ? JSON.parse(text) : undefined };
+    return {
+      status: response.status,
+      headers: response.headers,
+      body: text ? JSON.parse(text) : undefined,
+    };
   }
 
   pending(query = ''): Promise<Answer> {
@@ -111,7 +139,10 @@ export function ids(answer: Answer): string[] {
 export function assertHas(actual: object | undefined, expected: object): void {
   const names = Object.keys(expected);
   const picked = Object.fromEntries(
-    names.map((name) => [name, (actual as Record<string, unknown> | undefined)?.[name]]),
+    names.map((name) => [
+      name,
+      (actual as Record<string, unknown> | undefined)?.[name],
+    ]),
   );
   assert.deepEqual(picked, expected);
 }

@@ -33,9 +33,11 @@ describe('fetching', () => {
   test('the limit is obeyed, and a hundred without one', async () => {
     await api.add(...Array(120).fill({}));
     assert.deepEqual(
-      [await api.pending('?limit=7'), await api.pending(), await api.pending('?limit=99999999')].map(
-        ({ body }) => body.length,
-      ),
+      [
+        await api.pending('?limit=7'),
+        await api.pending(),
+        await api.pending('?limit=99999999'),
+      ].map(({ body }) => body.length),
       [7, 100, 120],
     );
   });
@@ -47,45 +49,95 @@ describe('fetching', () => {
   }
 
   test('the most urgent is claimed first, then the oldest, and nobody else gets it', async () => {
-    const [old, young, urgent] = await api.add({}, {}, { priority: 'critical' });
-    const first = await api.claim({ limit: 2, leaseSeconds: 60, worker: 'one' });
+    const [old, young, urgent] = await api.add(
+      {},
+      {},
+      { priority: 'critical' },
+    );
+    const first = await api.claim({
+      limit: 2,
+      leaseSeconds: 60,
+      worker: 'one',
+    });
     assert.equal(first.status, 200);
     assert.deepEqual(ids(first), [urgent, old]);
     const { state, leaseExpiresAt } = first.body[0];
     assert.equal(state, 'in_progress');
-    assert.ok(Math.abs(Date.parse(leaseExpiresAt) - Date.now() - 60_000) < 5_000);
-    assert.deepEqual(ids(await api.claim({ limit: 9, leaseSeconds: 60, worker: 'two' })), [young]);
+    assert.ok(
+      Math.abs(Date.parse(leaseExpiresAt) - Date.now() - 60_000) < 5_000,
+    );
+    assert.deepEqual(
+      ids(await api.claim({ limit: 9, leaseSeconds: 60, worker: 'two' })),
+      [young],
+    );
     assert.deepEqual((await api.pending()).body, []);
   });
 
-  test('a lease that is renewed in time is kept; the others go back', async ({ mock }) => {
+  test('a lease that is renewed in time is kept; the others go back', async ({
+    mock,
+  }) => {
     mock.timers.enable({ apis: ['Date'], now: Date.now() });
     const [kept, lost] = await api.add({}, {});
     await api.claim({ limit: 9, leaseSeconds: 1, worker: 'one' });
-    assert.deepEqual((await api.claim({ limit: 0, leaseSeconds: 60, worker: 'two', renew: [lost] })).body, []);
-    assert.deepEqual((await api.claim({ limit: 3, leaseSeconds: 60, worker: 'one', renew: [kept, 'gone'] })).body, []);
+    assert.deepEqual(
+      (
+        await api.claim({
+          limit: 0,
+          leaseSeconds: 60,
+          worker: 'two',
+          renew: [lost],
+        })
+      ).body,
+      [],
+    );
+    assert.deepEqual(
+      (
+        await api.claim({
+          limit: 3,
+          leaseSeconds: 60,
+          worker: 'one',
+          renew: [kept, 'gone'],
+        })
+      ).body,
+      [],
+    );
     mock.timers.tick(1_000);
     const pending = (await api.pending()).body;
     assert.deepEqual(
-      pending.map(({ _id, state }: { _id: string; state: string }) => [_id, state]),
+      pending.map(({ _id, state }: { _id: string; state: string }) => [
+        _id,
+        state,
+      ]),
       [[lost, 'pending']],
     );
-    assert.deepEqual(ids(await api.claim({ limit: 9, leaseSeconds: 60, worker: 'two' })), [lost]);
+    assert.deepEqual(
+      ids(await api.claim({ limit: 9, leaseSeconds: 60, worker: 'two' })),
+      [lost],
+    );
   });
 
   test('a result counts also when its lease has gone to somebody else; the first one stands', async () => {
     const [id] = await api.add({ callbackRoute: 'note' });
     await api.claim({ limit: 1, leaseSeconds: 60, worker: 'one' });
     assert.equal((await api.report(id!, SUCCEEDED)).status, 200);
-    assert.equal((await api.report(id!, { state: 'succeeded', result: [9] })).status, 409);
-    assert.deepEqual((await api.claim({ limit: 1, leaseSeconds: 60, worker: 'two' })).body, []);
+    assert.equal(
+      (await api.report(id!, { state: 'succeeded', result: [9] })).status,
+      409,
+    );
+    assert.deepEqual(
+      (await api.claim({ limit: 1, leaseSeconds: 60, worker: 'two' })).body,
+      [],
+    );
   });
 
   test('a task that is given back can be claimed at once', async () => {
     const [id] = await api.add({});
     await api.claim({ limit: 1, leaseSeconds: 60, worker: 'one' });
     await api.report(id!, { state: 'pending' });
-    assert.deepEqual(ids(await api.claim({ limit: 1, leaseSeconds: 60, worker: 'two' })), [id]);
+    assert.deepEqual(
+      ids(await api.claim({ limit: 1, leaseSeconds: 60, worker: 'two' })),
+      [id],
+    );
   });
 
   const REFUSED: object[] = [

@@ -3,7 +3,13 @@
 import { once } from 'node:events';
 import { type Server, createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { type CryptoKey, type JWK, SignJWT, exportJWK, generateKeyPair } from 'jose';
+import {
+  type CryptoKey,
+  type JWK,
+  SignJWT,
+  exportJWK,
+  generateKeyPair,
+} from 'jose';
 
 export const AUDIENCE = 'ai-tasks';
 
@@ -30,7 +36,11 @@ export class Issuer {
     request.on('data', (data) => (body += data));
     request.on('end', () => {
       const answer = this.answer(request.url ?? '', new URLSearchParams(body));
-      response.writeHead(this.healthy ? 200 : 503, { 'Content-Type': 'application/json' }).end(JSON.stringify(answer));
+      response
+        .writeHead(this.healthy ? 200 : 503, {
+          'Content-Type': 'application/json',
+        })
+        .end(JSON.stringify(answer));
     });
   });
 
@@ -51,7 +61,9 @@ export class Issuer {
     const { privateKey, publicKey } = await generateKeyPair('ES256');
     const kid = `key-${++this.keys}`;
     this.signing = { key: privateKey, kid };
-    this.published = [{ ...(await exportJWK(publicKey)), kid, alg: 'ES256', use: 'sig' }];
+    this.published = [
+      { ...(await exportJWK(publicKey)), kid, alg: 'ES256', use: 'sig' },
+    ];
   }
 
   token(facts: TokenFacts = {}): Promise<string> {
@@ -75,8 +87,12 @@ export class Issuer {
   private answer(path: string, form: URLSearchParams): object {
     if (path === '/introspect') {
       this.introspections += 1;
-      return this.introspected.get(form.get('token') ?? '') ?? { active: false };
+      return (
+        this.introspected.get(form.get('token') ?? '') ?? { active: false }
+      );
     }
-    return path === '/jwks' ? { keys: this.published } : { issuer: this.url, jwks_uri: `${this.url}/jwks` };
+    return path === '/jwks'
+      ? { keys: this.published }
+      : { issuer: this.url, jwks_uri: `${this.url}/jwks` };
   }
 }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { ValidationPipe } from '@nestjs/common';
 import { Api, SUCCEEDED, assertHas } from './api';
 
 describe('reports', () => {
@@ -11,7 +12,10 @@ describe('reports', () => {
   after(() => api.stop());
 
   async function added(callbackRoute?: string): Promise<string> {
-    const [id] = await api.add({ callbackRoute, callbackParams: { documentId: 'd' } });
+    const [id] = await api.add({
+      callbackRoute,
+      callbackParams: { documentId: 'd' },
+    });
     return id!;
   }
 
@@ -21,7 +25,10 @@ describe('reports', () => {
 
   test('a result arrives at its callback, once, however often it is sent', async () => {
     const id = await added('note');
-    const answers = [await api.report(id, SUCCEEDED), await api.report(id, SUCCEEDED)];
+    const answers = [
+      await api.report(id, SUCCEEDED),
+      await api.report(id, SUCCEEDED),
+    ];
     assert.deepEqual(
       answers.map(({ status }) => status),
       [200, 200],
@@ -29,20 +36,45 @@ describe('reports', () => {
     assertHas(answers[0]!.body, { _id: id, state: 'succeeded' });
     assert.equal(callsFor(id), 1);
     const seen = api.callbacks.seen.find((task) => task.id === id);
-    assertHas(seen, { state: 'succeeded', result: SUCCEEDED.result, error: null, callbackParams: { documentId: 'd' } });
+    assertHas(seen, {
+      state: 'succeeded',
+      result: SUCCEEDED.result,
+      error: null,
+      callbackParams: { documentId: 'd' },
+    });
   });
 
   test('a failure arrives there too', async () => {
     const id = await added('note');
-    assert.equal((await api.report(id, { state: 'failed', result: null, error: 'too long' })).status, 200);
-    assertHas(api.callbacks.seen.at(-1), { id, state: 'failed', error: 'too long', result: null });
+    assert.equal(
+      (
+        await api.report(id, {
+          state: 'failed',
+          result: null,
+          error: 'too long',
+        })
+      ).status,
+      200,
+    );
+    assertHas(api.callbacks.seen.at(-1), {
+      id,
+      state: 'failed',
+      error: 'too long',
+      result: null,
+    });
   });
 
   test('another result for a finished task is a conflict, and changes nothing', async () => {
     const id = await added('note');
     await api.report(id, SUCCEEDED);
-    assert.equal((await api.report(id, { ...SUCCEEDED, result: [0.5, -0.25, 2] })).status, 409);
-    assert.equal((await api.report(id, { state: 'failed', error: 'x' })).status, 409);
+    assert.equal(
+      (await api.report(id, { ...SUCCEEDED, result: [0.5, -0.25, 2] })).status,
+      409,
+    );
+    assert.equal(
+      (await api.report(id, { state: 'failed', error: 'x' })).status,
+      409,
+    );
     assert.equal((await api.report(id, SUCCEEDED)).status, 200);
     assert.equal(callsFor(id), 1);
   });
@@ -87,8 +119,15 @@ describe('reports', () => {
     const id = await added('note');
     await api.report(id, SUCCEEDED);
     assert.equal((await api.report(id, { state: 'pending' })).status, 200);
-    assert.ok((await api.pending()).body.some((task: { _id: string }) => task._id === id));
-    assert.equal((await api.report(id, { ...SUCCEEDED, result: [7] })).status, 200);
+    assert.ok(
+      (await api.pending()).body.some(
+        (task: { _id: string }) => task._id === id,
+      ),
+    );
+    assert.equal(
+      (await api.report(id, { ...SUCCEEDED, result: [7] })).status,
+      200,
+    );
     assert.equal(callsFor(id), 2);
   });
 
@@ -96,7 +135,11 @@ describe('reports', () => {
     const id = await added();
     assert.equal((await api.report(id, { state: 'in_progress' })).status, 200);
     assert.equal((await api.report(id, { state: 'in_progress' })).status, 200);
-    assert.ok(!(await api.pending()).body.some((task: { _id: string }) => task._id === id));
+    assert.ok(
+      !(await api.pending()).body.some(
+        (task: { _id: string }) => task._id === id,
+      ),
+    );
     assert.equal((await api.report(id, SUCCEEDED)).status, 200);
   });
 
@@ -129,23 +172,51 @@ describe('reports', () => {
 
   test('detailed results and fields that nobody knows are taken', async () => {
     const id = await added('note');
-    const result = { embedding: [1, 2], model: 'm', provider: 'p', dimensions: 2, usage: { tokens: 1 } };
-    assert.equal((await api.report(id, { state: 'succeeded', result, extra: 1 })).status, 200);
+    const result = {
+      embedding: [1, 2],
+      model: 'm',
+      provider: 'p',
+      dimensions: 2,
+      usage: { tokens: 1 },
+    };
+    assert.equal(
+      (await api.report(id, { state: 'succeeded', result, extra: 1 })).status,
+      200,
+    );
     assert.deepEqual(api.callbacks.seen.at(-1)!.result, result);
   });
 
   test('two hundred vectors of 768 numbers are taken at once, and ten times more are too many', async () => {
     const ids = await api.add(...Array(200).fill({}));
-    const vector = Array.from({ length: 768 }, (_, index) => Math.fround(Math.sin(index)));
-    const results = ids.map((id) => ({ id, state: 'succeeded', result: vector }));
+    const vector = Array.from({ length: 768 }, (_, index) =>
+      Math.fround(Math.sin(index)),
+    );
+    const results = ids.map((id) => ({
+      id,
+      state: 'succeeded',
+      result: vector,
+    }));
     const answer = await api.ask('PATCH', '/api/ai-tasks', { results });
     assert.equal(answer.status, 200);
-    assert.deepEqual(answer.body, { results: ids.map((id) => ({ id, status: 200 })) });
-    assert.equal((await api.ask('PATCH', '/api/ai-tasks', { results: Array(10).fill(results).flat() })).status, 413);
+    assert.deepEqual(answer.body, {
+      results: ids.map((id) => ({ id, status: 200 })),
+    });
+    assert.equal(
+      (
+        await api.ask('PATCH', '/api/ai-tasks', {
+          results: Array(10).fill(results).flat(),
+        })
+      ).status,
+      413,
+    );
   });
 
   test('each of many reports is answered as if it had come alone', async () => {
-    const [good, done, again] = await api.add({ callbackRoute: 'note' }, {}, {});
+    const [good, done, again] = await api.add(
+      { callbackRoute: 'note' },
+      {},
+      {},
+    );
     await api.report(done!, SUCCEEDED);
     const results = [
       { id: good, ...SUCCEEDED },
@@ -158,15 +229,17 @@ describe('reports', () => {
       'no report',
     ];
     const answer = await api.ask('PATCH', '/api/ai-tasks', { results });
-    const said = answer.body.results.map(({ id, status }: { id: string; status: number }) => [id, status]);
-    const wanted = [good, 'x', done, done, again, again, null, null].map((id, index) => [
-      id,
-      [200, 404, 409, 200, 422, 200, 422, 422][index],
-    ]);
+    const said = answer.body.results.map(
+      ({ id, status }: { id: string; status: number }) => [id, status],
+    );
+    const wanted = [good, 'x', done, done, again, again, null, null].map(
+      (id, index) => [id, [200, 404, 409, 200, 422, 200, 422, 422][index]],
+    );
     assert.deepEqual(said, wanted);
     assert.ok(
       answer.body.results.every(
-        ({ status, error }: { status: number; error?: string }) => (status === 200) === (error === undefined),
+        ({ status, error }: { status: number; error?: string }) =>
+          (status === 200) === (error === undefined),
       ),
     );
     assert.equal(callsFor(good!), 1);
@@ -190,8 +263,45 @@ describe('reports', () => {
   });
 
   test('a daemon that asks what is there gets its answers', async () => {
-    assertHas(await api.ask('PATCH', '/api/ai-tasks', { results: [] }), { status: 200, body: { results: [] } });
+    assertHas(await api.ask('PATCH', '/api/ai-tasks', { results: [] }), {
+      status: 200,
+      body: { results: [] },
+    });
     assertHas(await api.claim({ limit: 0 }), { status: 200, body: [] });
-    assert.equal((await api.ask('PATCH', '/api/ai-tasks', { results: 'x' })).status, 422);
+    assert.equal(
+      (await api.ask('PATCH', '/api/ai-tasks', { results: 'x' })).status,
+      422,
+    );
+  });
+});
+
+describe('an application with strict pipes of its own', () => {
+  test('gets its results, alone and many at once, and gives its tasks', async () => {
+    const strict = new ValidationPipe({
+      whitelist: true,
+      forbidNonWhitelisted: true,
+      transform: true,
+    });
+    const api = await Api.started({}, undefined, [strict]);
+    const [one, other] = await api.add({ callbackRoute: 'note' }, {});
+    assert.equal((await api.pending('?limit=2')).body.length, 2);
+    assert.equal(
+      (
+        await api.claim({
+          limit: 1,
+          leaseSeconds: 9,
+          worker: 'w',
+          renew: [one],
+        })
+      ).body.length,
+      1,
+    );
+    assert.equal((await api.report(one!, SUCCEEDED)).status, 200);
+    assert.deepEqual(api.callbacks.seen[0]!.result, SUCCEEDED.result);
+    const many = await api.ask('PATCH', '/api/ai-tasks', {
+      results: [{ id: other, ...SUCCEEDED }],
+    });
+    assert.deepEqual(many.body, { results: [{ id: other, status: 200 }] });
+    await api.stop();
   });
 });

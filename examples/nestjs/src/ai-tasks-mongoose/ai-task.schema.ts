@@ -89,21 +89,44 @@ export function newStoredTask(task: NewAiTask, now: Date): StoredAiTask {
   };
 }
 
-export function fromStored({ _id, rank: _rank, lease, ...task }: StoredAiTask): AiTask {
-  return { ...task, id: _id.toHexString(), lease: lease && { worker: lease.worker, expiresAt: lease.expiresAt } };
+export function fromStored({
+  _id,
+  rank: _rank,
+  lease,
+  ...task
+}: StoredAiTask): AiTask {
+  return {
+    ...task,
+    id: _id.toHexString(),
+    lease: lease && { worker: lease.worker, expiresAt: lease.expiresAt },
+  };
 }
 
 /** What a report or a callback may have changed. */
-export function changedFacts({ state, result, error, callback, version, updatedAt }: AiTask): Partial<StoredAiTask> {
+export function changedFacts({
+  state,
+  result,
+  error,
+  callback,
+  version,
+  updatedAt,
+}: AiTask): Partial<StoredAiTask> {
   return { state, result, error, callback, version, updatedAt };
 }
 
 /** Those that a worker may have: the rule of `isClaimable`, for the database. */
 export function claimable(now: Date): object {
-  return { $or: [{ state: 'pending' }, { state: 'in_progress', 'lease.expiresAt': { $lte: now } }] };
+  return {
+    $or: [
+      { state: 'pending' },
+      { state: 'in_progress', 'lease.expiresAt': { $lte: now } },
+    ],
+  };
 }
 
 /** Those of the ids that MongoDB can have made. */
 export function objectIds(ids: string[]): Types.ObjectId[] {
-  return ids.filter((id) => /^[0-9a-f]{24}$/i.test(id)).map((id) => new Types.ObjectId(id));
+  return ids
+    .filter((id) => /^[0-9a-f]{24}$/i.test(id))
+    .map((id) => new Types.ObjectId(id));
 }

@@ -2,7 +2,12 @@
 
 import { isDeepStrictEqual } from 'node:util';
 
-export const STATES = ['pending', 'in_progress', 'succeeded', 'failed'] as const;
+export const STATES = [
+  'pending',
+  'in_progress',
+  'succeeded',
+  'failed',
+] as const;
 export type AiTaskState = (typeof STATES)[number];
 
 /** Smaller is sooner. */
@@ -26,7 +31,8 @@ export interface Lease {
 }
 
 /** `due`: still to be run; `running`: somebody runs it, and is given up after `until`. */
-export type CallbackState = { step: 'none' | 'due' | 'done' } | { step: 'running'; until: Date };
+export type CallbackState =
+  { step: 'none' | 'due' | 'done' } | { step: 'running'; until: Date };
 
 export interface AiTask extends NewAiTask {
   id: string;
@@ -49,7 +55,10 @@ export interface Report {
 }
 
 /** `same`: the report repeats what is known. `conflict`: the task is finished, with another outcome. */
-export type Change = { kind: 'changed'; task: AiTask } | { kind: 'same' } | { kind: 'conflict'; reason: string };
+export type Change =
+  | { kind: 'changed'; task: AiTask }
+  | { kind: 'same' }
+  | { kind: 'conflict'; reason: string };
 
 export function isFinished(task: AiTask): boolean {
   return task.state === 'succeeded' || task.state === 'failed';
@@ -57,13 +66,18 @@ export function isFinished(task: AiTask): boolean {
 
 /** Whether a worker may have it: pending, or its last worker's lease has expired. */
 export function isClaimable(task: AiTask, now: Date): boolean {
-  return task.state === 'pending' || (task.state === 'in_progress' && isExpired(task.lease, now));
+  return (
+    task.state === 'pending' ||
+    (task.state === 'in_progress' && isExpired(task.lease, now))
+  );
 }
 
 /** The task after a report. A finished task keeps its outcome, unless it is set back to pending to be done again. */
 export function changed(task: AiTask, report: Report, now: Date): Change {
   if (isFinished(task) && report.state !== 'pending') {
-    return repeats(task, report) ? { kind: 'same' } : { kind: 'conflict', reason: conflict(task, report) };
+    return repeats(task, report)
+      ? { kind: 'same' }
+      : { kind: 'conflict', reason: conflict(task, report) };
   }
   if (task.state === report.state && report.state === 'in_progress') {
     return { kind: 'same' };
@@ -77,18 +91,31 @@ export function leased(task: AiTask, lease: Lease, now: Date): AiTask {
 }
 
 /** The task while its callback runs; null where there is nothing to run, or somebody else runs it. */
-export function callbackBegun(task: AiTask, now: Date, until: Date): AiTask | null {
-  const abandoned = task.callback.step === 'running' && task.callback.until <= now;
-  return task.callback.step === 'due' || abandoned ? next(task, { callback: { step: 'running', until } }, now) : null;
+export function callbackBegun(
+  task: AiTask,
+  now: Date,
+  until: Date,
+): AiTask | null {
+  const abandoned =
+    task.callback.step === 'running' && task.callback.until <= now;
+  return task.callback.step === 'due' || abandoned
+    ? next(task, { callback: { step: 'running', until } }, now)
+    : null;
 }
 
 /** The task after its callback: done, or to be run when the report is sent again. */
-export function callbackEnded(task: AiTask, step: 'done' | 'due', now: Date): AiTask {
+export function callbackEnded(
+  task: AiTask,
+  step: 'done' | 'due',
+  now: Date,
+): AiTask {
   return next(task, { callback: { step } }, now);
 }
 
 export function rank(priority: AiTaskPriority | undefined): number {
-  return typeof priority === 'number' ? priority : PRIORITIES[priority ?? 'normal'];
+  return typeof priority === 'number'
+    ? priority
+    : PRIORITIES[priority ?? 'normal'];
 }
 
 function next(task: AiTask, facts: Partial<AiTask>, now: Date): AiTask {

@@ -1,16 +1,37 @@
 /** The routes that workers use. */
 
-import { Body, Controller, Get, HttpCode, Param, Patch, Post, Query, UseGuards, ValidationPipe } from '@nestjs/common';
+import {
+  Body,
+  Controller,
+  Get,
+  HttpCode,
+  Param,
+  Patch,
+  Post,
+  Query,
+  UseGuards,
+  ValidationPipe,
+} from '@nestjs/common';
 import { AiTasksService, type ReportAnswer } from './ai-tasks.service';
 import { BearerGuard } from './auth/bearer.guard';
 import { RequiredScope } from './auth/required-scope';
 import { ClaimDto } from './dto/claim.dto';
 import { PendingDto } from './dto/pending.dto';
 import { BulkReportDto, ReportDto } from './dto/report.dto';
-import { type LeasedTaskJson, type TaskJson, changedJson, leasedJson, pendingJson } from './dto/task-json';
+import {
+  type LeasedTaskJson,
+  type TaskJson,
+  changedJson,
+  leasedJson,
+  pendingJson,
+} from './dto/task-json';
 import { ValidatedPipe } from './dto/validated';
 
-const QUERY = new ValidationPipe({ transform: true, whitelist: true, errorHttpStatusCode: 422 });
+const QUERY = new ValidationPipe({
+  transform: true,
+  whitelist: true,
+  errorHttpStatusCode: 422,
+});
 const BODY = new ValidatedPipe();
 
 @Controller('api/ai-tasks')
@@ -33,13 +54,18 @@ export class AiTasksController {
 
   @Patch()
   @RequiredScope('write')
-  async reportAll(@Body(BODY) { results }: BulkReportDto): Promise<{ results: ReportAnswer[] }> {
+  async reportAll(
+    @Body(BODY) { results }: BulkReportDto,
+  ): Promise<{ results: ReportAnswer[] }> {
     return { results: await this.tasks.reportAll(results) };
   }
 
   @Patch(':id')
   @RequiredScope('write')
-  async report(@Param('id') id: string, @Body(BODY) report: ReportDto): Promise<Record<string, string>> {
+  async report(
+    @Param('id') id: string,
+    @Body(BODY) report: ReportDto,
+  ): Promise<Record<string, string>> {
     return changedJson(await this.tasks.report(id, report));
   }
 }

@@ -3,7 +3,11 @@
 import { Module } from '@nestjs/common';
 import { DiscoveryModule } from '@nestjs/core';
 import { AiTasksController } from './ai-tasks.controller';
-import { AI_TASKS_OPTIONS, type AiTasksOptions, ConfigurableModuleClass } from './ai-tasks.options';
+import {
+  AI_TASKS_OPTIONS,
+  type AiTasksOptions,
+  ConfigurableModuleClass,
+} from './ai-tasks.options';
 import { AiTasksService } from './ai-tasks.service';
 import { BearerGuard } from './auth/bearer.guard';
 import { IntrospectionVerifier } from './auth/introspection-verifier';
@@ -18,7 +22,11 @@ import { CallbackRegistry } from './callbacks/callback-registry';
     AiTasksService,
     BearerGuard,
     CallbackRegistry,
-    { provide: TokenVerifier, useFactory: tokenVerifier, inject: [AI_TASKS_OPTIONS] },
+    {
+      provide: TokenVerifier,
+      useFactory: tokenVerifier,
+      inject: [AI_TASKS_OPTIONS],
+    },
   ],
   exports: [AiTasksService, BearerGuard, TokenVerifier],
 })
@@ -26,6 +34,10 @@ export class AiTasksModule extends ConfigurableModuleClass {}
 
 function tokenVerifier(options: AiTasksOptions): TokenVerifier {
   return options.introspection
-    ? new IntrospectionVerifier(options.introspection, options.issuer, options.audience)
+    ? new IntrospectionVerifier(
+        options.introspection,
+        options.issuer,
+        options.audience,
+      )
     : new JwtVerifier(options);
 }

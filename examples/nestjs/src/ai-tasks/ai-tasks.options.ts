@@ -1,6 +1,10 @@
 /** What the module must be told. */
 
-import { ConfigurableModuleBuilder, type DynamicModule, type Type } from '@nestjs/common';
+import {
+  ConfigurableModuleBuilder,
+  type DynamicModule,
+  type Type,
+} from '@nestjs/common';
 import { AiTaskStore } from './store/ai-task-store';
 import { InMemoryAiTaskStore } from './store/in-memory-ai-task-store';
 
@@ -12,7 +16,11 @@ export interface AiTasksOptions {
   /** Where the issuer's public keys are; by default where its discovery document says. */
   jwksUri?: string;
   /** For opaque tokens (Ory's default), which only the token server itself can read (RFC 7662). */
-  introspection?: { url: string; authorization?: string; cacheSeconds?: number };
+  introspection?: {
+    url: string;
+    authorization?: string;
+    cacheSeconds?: number;
+  };
   /** By how much the clocks of token server and API may differ. */
   clockToleranceSeconds?: number;
   /** At least this long the issuer's keys are not asked for again, however many tokens name an unknown one. */
@@ -27,13 +35,21 @@ export interface AiTasksExtras {
   imports: NonNullable<DynamicModule['imports']>;
 }
 
-export const { ConfigurableModuleClass, MODULE_OPTIONS_TOKEN: AI_TASKS_OPTIONS } =
-  new ConfigurableModuleBuilder<AiTasksOptions>()
-    .setClassMethodName('forRoot')
-    .setExtras<AiTasksExtras>({ store: InMemoryAiTaskStore, imports: [] }, (definition, extras) => ({
+export const {
+  ConfigurableModuleClass,
+  MODULE_OPTIONS_TOKEN: AI_TASKS_OPTIONS,
+} = new ConfigurableModuleBuilder<AiTasksOptions>()
+  .setClassMethodName('forRoot')
+  .setExtras<AiTasksExtras>(
+    { store: InMemoryAiTaskStore, imports: [] },
+    (definition, extras) => ({
       ...definition,
       global: true, // imported once, and its exports can be injected everywhere
       imports: extras.imports,
-      providers: [...(definition.providers ?? []), { provide: AiTaskStore, useClass: extras.store }],
-    }))
-    .build();
+      providers: [
+        ...(definition.providers ?? []),
+        { provide: AiTaskStore, useClass: extras.store },
+      ],
+    }),
+  )
+  .build();

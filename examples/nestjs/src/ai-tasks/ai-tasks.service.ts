@@ -11,9 +11,20 @@ import {
   ServiceUnavailableException,
   UnprocessableEntityException,
 } from '@nestjs/common';
-import { type AiTask, type NewAiTask, type Report, callbackBegun, callbackEnded, changed, isFinished } from './ai-task';
+import {
+  type AiTask,
+  type NewAiTask,
+  type Report,
+  callbackBegun,
+  callbackEnded,
+  changed,
+  isFinished,
+} from './ai-task';
 import { AI_TASKS_OPTIONS, type AiTasksOptions } from './ai-tasks.options';
-import type { AiTaskCallbackMethod, FinishedAiTask } from './callbacks/ai-task-callback';
+import type {
+  AiTaskCallbackMethod,
+  FinishedAiTask,
+} from './callbacks/ai-task-callback';
 import { CallbackRegistry } from './callbacks/callback-registry';
 import type { ClaimDto } from './dto/claim.dto';
 import { IdentifiedReportDto } from './dto/report.dto';
@@ -42,7 +53,10 @@ export class AiTasksService {
 
   /** Has something done: this is what the application calls. Answers the tasks as they are kept. */
   async create(tasks: NewAiTask[]): Promise<AiTask[]> {
-    tasks.forEach((task) => task.callbackRoute === undefined || this.callbackOf(task.callbackRoute));
+    tasks.forEach(
+      (task) =>
+        task.callbackRoute === undefined || this.callbackOf(task.callbackRoute),
+    );
     return this.store.add(tasks, new Date());
   }
 
@@ -50,13 +64,25 @@ export class AiTasksService {
     return this.store.pending(Math.min(limit, MOST_TASKS), new Date());
   }
 
-  async claim({ limit, leaseSeconds, worker, renew = [] }: ClaimDto): Promise<AiTask[]> {
+  async claim({
+    limit,
+    leaseSeconds,
+    worker,
+    renew = [],
+  }: ClaimDto): Promise<AiTask[]> {
     const now = new Date();
     const expiresAt = new Date(now.getTime() + 1_000 * leaseSeconds);
     if (renew.length > 0) {
       await this.store.renew({ ids: renew, worker, now, expiresAt });
     }
-    return limit > 0 ? this.store.claim({ limit: Math.min(limit, MOST_TASKS), worker, now, expiresAt }) : [];
+    return limit > 0
+      ? this.store.claim({
+          limit: Math.min(limit, MOST_TASKS),
+          worker,
+          now,
+          expiresAt,
+        })
+      : [];
   }
 
   /** Takes a report, and has the task's callback run. Throws the HttpException that is to be the answer. */
@@ -71,7 +97,9 @@ export class AiTasksService {
     return Promise.all(
       reports.map((report) => {
         const { id } = Object(report) as { id?: unknown };
-        const answer = Promise.resolve(last.get(id)).then(() => this.answered(report));
+        const answer = Promise.resolve(last.get(id)).then(() =>
+          this.answered(report),
+        );
         last.set(id, answer);
         return answer;
       }),
@@ -120,8 +148,12 @@ export class AiTasksService {
       await this.callbackOf(task.callbackRoute!)(finished(task));
     } catch (error) {
       await this.store.replace(callbackEnded(begun, 'due', new Date()));
-      this.log.error(`Callback ${task.callbackRoute} of task ${task.id}: ${String(error)}`);
-      throw new InternalServerErrorException('The outcome is kept, but its callback has failed; send it again.');
+      this.log.error(
+        `Callback ${task.callbackRoute} of task ${task.id}: ${String(error)}`,
+      );
+      throw new InternalServerErrorException(
+        'The outcome is kept, but its callback has failed; send it again.',
+      );
     }
     const done = callbackEnded(begun, 'done', new Date());
     await this.store.replace(done);
@@ -130,10 +162,14 @@ export class AiTasksService {
 
   private async begunCallback(task: AiTask): Promise<AiTask> {
     const now = new Date();
-    const until = new Date(now.getTime() + 1_000 * (this.options.callbackSeconds ?? 60));
+    const until = new Date(
+      now.getTime() + 1_000 * (this.options.callbackSeconds ?? 60),
+    );
     const begun = callbackBegun(task, now, until);
     if (begun === null || !(await this.store.replace(begun))) {
-      throw new ServiceUnavailableException('The outcome is kept; its callback is running.');
+      throw new ServiceUnavailableException(
+        'The outcome is kept; its callback is running.',
+      );
     }
     return begun;
   }
@@ -141,27 +177,57 @@ export class AiTasksService {
   private callbackOf(route: string): AiTaskCallbackMethod {
     const callback = this.callbacks.find(route);
     if (callback === undefined) {
-      throw new InternalServerErrorException(`No method carries @AiTaskCallback('${route}').`);
+      throw new InternalServerErrorException(
+        `No method carries @AiTaskCallback('${route}').`,
+      );
     }
     return callback;
   }
 }
 
 /** Throws where the report does not go together, or not with the task. */
-function checkFits(task: AiTask, { state, result = null, error = null }: Report): void {
+function checkFits(
+  task: AiTask,
+  { state, result = null, error = null }: Report,
+): void {
   const faults = [
-    state === 'succeeded' && result === null && 'result: a task that succeeded has one',
-    state !== 'succeeded' && result !== null && `result: must be null or absent with the state ${state}`,
-    state !== 'failed' && error !== null && `error: must be null or absent with the state ${state}`,
-    state === 'succeeded' && result !== null && task.type === 'text_embedding' && embeddingFault(result),
+    state === 'succeeded' &&
+      result === null &&
+      'result: a task that succeeded has one',
+    state !== 'succeeded' &&
+      result !== null &&
+      `result: must be null or absent with the state ${state}`,
+    state !== 'failed' &&
+      error !== null &&
+      `error: must be null or absent with the state ${state}`,
+    state === 'succeeded' &&
+      result !== null &&
+      task.type === 'text_embedding' &&
+      embeddingFault(result),
   ].filter((fault) => typeof fault === 'string');
   if (faults.length > 0) {
     throw new UnprocessableEntityException(faults.join('; '));
   }
 }
 
-function finished({ id, type, state, content, callbackParams = {}, result, error }: AiTask): FinishedAiTask {
-  return { id, type, state: state as FinishedAiTask['state'], content, callbackParams, result, error };
+function finished({
+  id,
+  type,
+  state,
+  content,
+  callbackParams = {},
+  result,
+  error,
+}: AiTask): FinishedAiTask {
+  return {
+    id,
+    type,
+    state: state as FinishedAiTask['state'],
+    content,
+    callbackParams,
+    result,
+    error,
+  };
 }
 
 function problem(error: unknown): { status: number; error: string } {

@@ -14,7 +14,9 @@ export function embeddingFault(result: unknown): string | null {
 /** The numbers of an embedding, in whichever of its two shapes it came. */
 export function embeddingOf(result: unknown): number[] {
   const vector: unknown =
-    typeof result === 'object' && result !== null && 'embedding' in result ? result.embedding : result;
+    typeof result === 'object' && result !== null && 'embedding' in result
+      ? result.embedding
+      : result;
   return vector as number[];
 }
 
@@ -23,5 +25,7 @@ function vectorFault(name: string, vector: unknown): string | null {
     return `${name}: must be a list of numbers, with at least one`;
   }
   const index = vector.findIndex((number) => typeof number !== 'number');
-  return index < 0 ? null : `${name}: must hold nothing but numbers; the one at index ${index} is none`;
+  return index < 0
+    ? null
+    : `${name}: must hold nothing but numbers; the one at index ${index} is none`;
 }

@@ -4,7 +4,10 @@ export type { AiTasksOptions } from './ai-tasks.options';
 export { AiTasksService } from './ai-tasks.service';
 export { BearerGuard } from './auth/bearer.guard';
 export { RequiredScope } from './auth/required-scope';
-export { AiTaskCallback, type FinishedAiTask } from './callbacks/ai-task-callback';
+export {
+  AiTaskCallback,
+  type FinishedAiTask,
+} from './callbacks/ai-task-callback';
 export { embeddingOf } from './embedding';
 export { AiTaskStore } from './store/ai-task-store';
 export { InMemoryAiTaskStore } from './store/in-memory-ai-task-store';

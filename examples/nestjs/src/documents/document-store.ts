@@ -15,7 +15,10 @@ export abstract class DocumentStore {
   abstract find(id: string): Promise<Document | null>;
   abstract page(after: number, limit: number): Promise<Document[]>;
   /** Throws where there is no such document. */
-  abstract write(id: string, outcome: Pick<Document, 'embedding' | 'problem'>): Promise<void>;
+  abstract write(
+    id: string,
+    outcome: Pick<Document, 'embedding' | 'problem'>,
+  ): Promise<void>;
 }
 
 export class InMemoryDocumentStore extends DocumentStore {
@@ -38,11 +41,18 @@ export class InMemoryDocumentStore extends DocumentStore {
     return [...this.documents.values()].slice(after, after + limit);
   }
 
-  override async write(id: string, outcome: Pick<Document, 'embedding' | 'problem'>): Promise<void> {
+  override async write(
+    id: string,
+    outcome: Pick<Document, 'embedding' | 'problem'>,
+  ): Promise<void> {
     const document = this.documents.get(id);
     if (document === undefined) {
       throw new Error(`There is no document ${id}`);
     }
-    this.documents.set(id, { ...document, ...outcome, writes: document.writes + 1 });
+    this.documents.set(id, {
+      ...document,
+      ...outcome,
+      writes: document.writes + 1,
+    });
   }
 }

@@ -11,7 +11,15 @@ import {
   UsePipes,
   ValidationPipe,
 } from '@nestjs/common';
-import { ArrayMaxSize, ArrayMinSize, IsArray, IsOptional, IsString, MaxLength, MinLength } from 'class-validator';
+import {
+  ArrayMaxSize,
+  ArrayMinSize,
+  IsArray,
+  IsOptional,
+  IsString,
+  MaxLength,
+  MinLength,
+} from 'class-validator';
 import { BearerGuard, RequiredScope } from '../ai-tasks';
 import type { Document } from './document-store';
 import { DocumentsService } from './documents.service';
@@ -39,13 +47,20 @@ export class DocumentsController {
 
   @Post()
   @RequiredScope('write')
-  async create(@Body() { texts, model }: CreateDocumentsDto): Promise<{ ids: string[] }> {
-    return { ids: (await this.documents.create(texts, model)).map(({ id }) => id) };
+  async create(
+    @Body() { texts, model }: CreateDocumentsDto,
+  ): Promise<{ ids: string[] }> {
+    return {
+      ids: (await this.documents.create(texts, model)).map(({ id }) => id),
+    };
   }
 
   @Get()
   @RequiredScope('read')
-  page(@Query('after', ParseIntPipe) after: number, @Query('limit', ParseIntPipe) limit: number): Promise<Document[]> {
+  page(
+    @Query('after', ParseIntPipe) after: number,
+    @Query('limit', ParseIntPipe) limit: number,
+  ): Promise<Document[]> {
     return this.documents.page(Math.max(0, after), Math.min(1_000, limit));
   }
 

@@ -5,6 +5,9 @@ import { DocumentsService } from './documents.service';
 
 @Module({
   controllers: [DocumentsController],
-  providers: [DocumentsService, { provide: DocumentStore, useClass: InMemoryDocumentStore }],
+  providers: [
+    DocumentsService,
+    { provide: DocumentStore, useClass: InMemoryDocumentStore },
+  ],
 })
 export class DocumentsModule {}

@@ -1,7 +1,12 @@
 /** Where the application and its AI tasks meet: a task is created here, and its outcome arrives here. */
 
 import { Injectable } from '@nestjs/common';
-import { AiTaskCallback, AiTasksService, type FinishedAiTask, embeddingOf } from '../ai-tasks';
+import {
+  AiTaskCallback,
+  AiTasksService,
+  type FinishedAiTask,
+  embeddingOf,
+} from '../ai-tasks';
 import { type Document, DocumentStore } from './document-store';
 
 const UPDATE_EMBEDDING = 'verification_update_embedding';
@@ -36,10 +41,17 @@ export class DocumentsService {
 
   /** May run twice for one outcome, when the process dies in between: writing the same again does no harm. */
   @AiTaskCallback(UPDATE_EMBEDDING)
-  async updateEmbedding({ state, callbackParams, result, error }: FinishedAiTask): Promise<void> {
+  async updateEmbedding({
+    state,
+    callbackParams,
+    result,
+    error,
+  }: FinishedAiTask): Promise<void> {
     const id = String(callbackParams.documentId);
     const outcome =
-      state === 'succeeded' ? { embedding: embeddingOf(result), problem: null } : { embedding: null, problem: error };
+      state === 'succeeded'
+        ? { embedding: embeddingOf(result), problem: null }
+        : { embedding: null, problem: error };
     await this.documents.write(id, outcome);
   }
 }

@@ -24,7 +24,8 @@ let store = new InMemoryAiTaskStore();
 
 /** Whatever store is the current one. */
 const current = new Proxy({} as AiTaskStore, {
-  get: (_, name) => (name in store ? Reflect.get(store, name).bind(store) : undefined),
+  get: (_, name) =>
+    name in store ? Reflect.get(store, name).bind(store) : undefined,
 });
 
 @Controller('test')
@@ -33,7 +34,9 @@ class TestController {
 
   @Post('tasks')
   async create(@Body() tasks: object[]): Promise<{ ids: string[] }> {
-    return { ids: (await this.tasks.create(tasks as NewAiTask[])).map(({ id }) => id) };
+    return {
+      ids: (await this.tasks.create(tasks as NewAiTask[])).map(({ id }) => id),
+    };
   }
 
   @Post('time')
@@ -55,15 +58,25 @@ class TestModule {}
 async function main(): Promise<void> {
   const issuer = await Issuer.started();
   const testing = Test.createTestingModule({
-    imports: [AiTasksModule.forRoot({ issuer: issuer.url, audience: AUDIENCE }), TestModule],
+    imports: [
+      AiTasksModule.forRoot({ issuer: issuer.url, audience: AUDIENCE }),
+      TestModule,
+    ],
   });
-  const module = await testing.overrideProvider(AiTaskStore).useValue(current).compile();
-  const app = module.createNestApplication<NestExpressApplication>({ logger: ['fatal'] });
+  const module = await testing
+    .overrideProvider(AiTaskStore)
+    .useValue(current)
+    .compile();
+  const app = module.createNestApplication<NestExpressApplication>({
+    logger: ['fatal'],
+  });
   app.useBodyParser('json', { limit: BODY_LIMIT });
   await app.listen(0, '127.0.0.1');
   mock.timers.enable({ apis: ['Date'], now: Date.now() });
   const token = await issuer.token({ seconds: TOKEN_SECONDS });
-  process.stdout.write(`${JSON.stringify({ event: 'listening', url: await app.getUrl(), token })}\n`);
+  process.stdout.write(
+    `${JSON.stringify({ event: 'listening', url: await app.getUrl(), token })}\n`,
+  );
 }
 
 void main();

@@ -8,12 +8,19 @@ const SLOW_MS = 400;
 
 /** What can go wrong; `After`: the request has had its effect. */
 const FAULTS = {
-  error: (_, response) => void response.status(500).json({ statusCode: 500, message: 'out of order' }),
+  error: (_, response) =>
+    void response
+      .status(500)
+      .json({ statusCode: 500, message: 'out of order' }),
   errorAfter: (_, response, next) => {
     answeredWith(response, () => response.writeHead(502).end());
     next();
   },
-  throttle: (_, response) => void response.status(429).setHeader('Retry-After', '1').json({ statusCode: 429 }),
+  throttle: (_, response) =>
+    void response
+      .status(429)
+      .setHeader('Retry-After', '1')
+      .json({ statusCode: 429 }),
   drop: (request) => void request.socket.destroy(),
   dropAfter: (request, response, next) => {
     answeredWith(response, () => request.socket.destroy());
@@ -29,7 +36,10 @@ const OFTEN: Fault[] = ['error', 'drop', 'errorAfter', 'dropAfter'];
 const IN_TURN: Fault[] = [...OFTEN, 'slow', ...OFTEN, 'throttle'];
 
 /** The tasks of a claim whose answer is lost lie until their lease ends: only those do that are meant to. */
-const OF_CLAIMS: Partial<Record<Fault, Fault>> = { errorAfter: 'error', dropAfter: 'drop' };
+const OF_CLAIMS: Partial<Record<Fault, Fault>> = {
+  errorAfter: 'error',
+  dropAfter: 'drop',
+};
 
 /** One fault for every so many requests; and the answers of the first claims are lost, as many as `lostClaims`. */
 export class Faults {
@@ -66,7 +76,9 @@ export class Faults {
 export function faulty(faults: Faults): RequestHandler {
   return async (request, response, next) => {
     const ofTasks = request.path.startsWith('/api/ai-tasks');
-    const fault = ofTasks ? await faults.next(request.path.endsWith('/claim')) : null;
+    const fault = ofTasks
+      ? await faults.next(request.path.endsWith('/claim'))
+      : null;
     if (fault === null) {
       next();
     } else {

@@ -12,10 +12,18 @@ import { once } from 'node:events';
 import type { Server } from 'node:http';
 import type { NestExpressApplication } from '@nestjs/platform-express';
 import { Test } from '@nestjs/testing';
-import { AiTaskStore, BODY_LIMIT, InMemoryAiTaskStore } from '../../src/ai-tasks';
+import {
+  AiTaskStore,
+  BODY_LIMIT,
+  InMemoryAiTaskStore,
+} from '../../src/ai-tasks';
 import { AI_TASKS_OPTIONS } from '../../src/ai-tasks/ai-tasks.options';
 import { AppModule } from '../../src/app.module';
-import { type Document, DocumentStore, InMemoryDocumentStore } from '../../src/documents/document-store';
+import {
+  type Document,
+  DocumentStore,
+  InMemoryDocumentStore,
+} from '../../src/documents/document-store';
 import { aiTasksOptions, port } from '../../src/environment';
 import { Faults, faulty } from './faults';
 import { receiveAnswers, share, shared } from './shared';
@@ -30,14 +38,23 @@ class WatchedDocumentStore extends InMemoryDocumentStore {
   private attempts = 0;
   private readonly written = new Set<string>();
 
-  override async write(id: string, outcome: Pick<Document, 'embedding' | 'problem'>): Promise<void> {
+  override async write(
+    id: string,
+    outcome: Pick<Document, 'embedding' | 'problem'>,
+  ): Promise<void> {
     this.attempts += 1;
-    if (this.attempts % Number(process.env.WRITES_PER_FAILURE ?? Infinity) === 0) {
+    if (
+      this.attempts % Number(process.env.WRITES_PER_FAILURE ?? Infinity) ===
+      0
+    ) {
       say({ event: 'fault', name: 'callback' });
       throw new Error('the documents cannot be written now');
     }
     await super.write(id, outcome);
-    if (!this.written.has(id) && this.written.add(id).size % WRITES_PER_PROGRESS === 0) {
+    if (
+      !this.written.has(id) &&
+      this.written.add(id).size % WRITES_PER_PROGRESS === 0
+    ) {
       say({ event: 'progress', documents: this.written.size });
     }
   }
@@ -45,8 +62,16 @@ class WatchedDocumentStore extends InMemoryDocumentStore {
 
 async function primary(): Promise<void> {
   const { REQUESTS_PER_FAULT = Infinity, LOST_CLAIMS = 0 } = process.env;
-  const faults = new Faults(Number(REQUESTS_PER_FAULT), Number(LOST_CLAIMS), (name) => say({ event: 'fault', name }));
-  share({ tasks: new InMemoryAiTaskStore(), documents: new WatchedDocumentStore(), faults });
+  const faults = new Faults(
+    Number(REQUESTS_PER_FAULT),
+    Number(LOST_CLAIMS),
+    (name) => say({ event: 'fault', name }),
+  );
+  share({
+    tasks: new InMemoryAiTaskStore(),
+    documents: new WatchedDocumentStore(),
+    faults,
+  });
   cluster.setupPrimary({ serialization: 'advanced' });
   const workers: Worker[] = [];
   for (let index = 0; index < PROCESSES; index += 1) {
@@ -88,13 +113,21 @@ async function worker(): Promise<void> {
     .overrideProvider(DocumentStore)
     .useValue(shared<DocumentStore>('documents'))
     .overrideProvider(AI_TASKS_OPTIONS)
-    .useValue({ ...aiTasksOptions(process.env), callbackSeconds: CALLBACK_SECONDS });
-  const app = (await testing.compile()).createNestApplication<NestExpressApplication>({ logger: ['fatal'] });
+    .useValue({
+      ...aiTasksOptions(process.env),
+      callbackSeconds: CALLBACK_SECONDS,
+    });
+  const app = (
+    await testing.compile()
+  ).createNestApplication<NestExpressApplication>({ logger: ['fatal'] });
   app.useBodyParser('json', { limit: BODY_LIMIT });
   app.use(faulty(shared<Faults>('faults')));
   await app.listen(port(process.env), '127.0.0.1');
   process.send!({ event: 'listening', url: await app.getUrl() });
-  process.on('message', (message: object) => 'stop' in message && void stopped(app));
+  process.on(
+    'message',
+    (message: object) => 'stop' in message && void stopped(app),
+  );
 }
 
 /** Ends what has begun, and takes nothing new: also not on connections that their owner keeps. */

@@ -9,8 +9,12 @@ interface Call {
   parameters: unknown[];
 }
 
-type Answer = { answer: number; value: unknown } | { answer: number; error: string };
-type Waiting = { resolve: (value: unknown) => void; reject: (error: Error) => void };
+type Answer =
+  { answer: number; value: unknown } | { answer: number; error: string };
+type Waiting = {
+  resolve: (value: unknown) => void;
+  reject: (error: Error) => void;
+};
 type Methods = Record<string, (...parameters: unknown[]) => Promise<unknown>>;
 
 const waiting = new Map<number, Waiting>();
@@ -31,8 +35,12 @@ export function share(targets: Record<string, object>): void {
 export function shared<T extends object>(target: string): T {
   return new Proxy({} as T, {
     get: (_, method) =>
-      typeof method === 'string' && method !== 'then' && !method.startsWith('on') && !method.startsWith('before')
-        ? (...parameters: unknown[]) => called({ call: ++calls, target, method, parameters })
+      typeof method === 'string' &&
+      method !== 'then' &&
+      !method.startsWith('on') &&
+      !method.startsWith('before')
+        ? (...parameters: unknown[]) =>
+            called({ call: ++calls, target, method, parameters })
         : undefined,
   });
 }
@@ -58,7 +66,10 @@ function called(call: Call): Promise<unknown> {
   });
 }
 
-async function answer(target: Methods, { call, method, parameters }: Call): Promise<Answer> {
+async function answer(
+  target: Methods,
+  { call, method, parameters }: Call,
+): Promise<Answer> {
   try {
     return { answer: call, value: await target[method]!(...parameters) };
   } catch (error) {

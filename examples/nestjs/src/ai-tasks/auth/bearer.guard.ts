@@ -12,7 +12,11 @@ import {
 import { Reflector } from '@nestjs/core';
 import type { Request, Response } from 'express';
 import { RequiredScope } from './required-scope';
-import { TokenRefused, TokenVerifier, type VerifiedToken } from './token-verifier';
+import {
+  TokenRefused,
+  TokenVerifier,
+  type VerifiedToken,
+} from './token-verifier';
 
 @Injectable()
 export class BearerGuard implements CanActivate {
@@ -33,14 +37,20 @@ export class BearerGuard implements CanActivate {
     const { scopes } = await this.verified(token, response);
     const scope = this.reflector.get(RequiredScope, context.getHandler());
     if (scope !== undefined && !scopes.has(scope)) {
-      response.setHeader('WWW-Authenticate', `Bearer error="insufficient_scope", scope="${scope}"`);
+      response.setHeader(
+        'WWW-Authenticate',
+        `Bearer error="insufficient_scope", scope="${scope}"`,
+      );
       throw new ForbiddenException(`The token lacks the scope ${scope}.`);
     }
     return true;
   }
 
   /** A token that cannot be judged is not refused: its owner would only fetch another one. */
-  private async verified(token: string, response: Response): Promise<VerifiedToken> {
+  private async verified(
+    token: string,
+    response: Response,
+  ): Promise<VerifiedToken> {
     try {
       return await this.verifier.verify(token);
     } catch (error) {
@@ -56,6 +66,7 @@ export class BearerGuard implements CanActivate {
 }
 
 function bearerToken(request: Request): string | null {
-  const [, token] = /^bearer +(\S+) *$/i.exec(request.headers.authorization ?? '') ?? [];
+  const [, token] =
+    /^bearer +(\S+) *$/i.exec(request.headers.authorization ?? '') ?? [];
   return token ?? null;
 }

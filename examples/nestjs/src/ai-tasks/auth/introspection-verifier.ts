@@ -2,7 +2,12 @@
 
 import { createHash } from 'node:crypto';
 import type { AiTasksOptions } from '../ai-tasks.options';
-import { TokenRefused, TokenVerifier, type VerifiedToken, scopesIn } from './token-verifier';
+import {
+  TokenRefused,
+  TokenVerifier,
+  type VerifiedToken,
+  scopesIn,
+} from './token-verifier';
 
 const PATIENCE_MS = 5_000;
 const MOST_REMEMBERED = 1_000;
@@ -30,16 +35,24 @@ export class IntrospectionVerifier extends TokenVerifier {
     if (answer.iss !== undefined && answer.iss !== this.issuer) {
       throw new TokenRefused('the token is of another issuer');
     }
-    if (this.audience !== undefined && ![answer.aud].flat().includes(this.audience)) {
+    if (
+      this.audience !== undefined &&
+      ![answer.aud].flat().includes(this.audience)
+    ) {
       throw new TokenRefused('the token is for another audience');
     }
-    return { subject: text(answer.sub) ?? text(answer.client_id), scopes: scopesIn(answer) };
+    return {
+      subject: text(answer.sub) ?? text(answer.client_id),
+      scopes: scopesIn(answer),
+    };
   }
 
   private answer(token: string): Promise<Answer> {
     const key = createHash('sha256').update(token).digest('base64');
     const known = this.remembered.get(key);
-    return known && known.until > Date.now() ? known.answer : this.asked(key, token);
+    return known && known.until > Date.now()
+      ? known.answer
+      : this.asked(key, token);
   }
 
   private asked(key: string, token: string): Promise<Answer> {
@@ -47,7 +60,10 @@ export class IntrospectionVerifier extends TokenVerifier {
     answer.catch(() => this.remembered.delete(key));
     this.forgetOldest();
     this.remembered.delete(key);
-    this.remembered.set(key, { answer, until: Date.now() + 1_000 * (this.options.cacheSeconds ?? 5) });
+    this.remembered.set(key, {
+      answer,
+      until: Date.now() + 1_000 * (this.options.cacheSeconds ?? 5),
+    });
     return answer;
   }
 
@@ -59,7 +75,10 @@ export class IntrospectionVerifier extends TokenVerifier {
   }
 }
 
-async function introspected({ url, authorization }: Introspection, token: string): Promise<Answer> {
+async function introspected(
+  { url, authorization }: Introspection,
+  token: string,
+): Promise<Answer> {
   const response = await fetch(url, {
     method: 'POST',
     headers: authorization === undefined ? {} : { authorization },
@@ -67,7 +86,9 @@ async function introspected({ url, authorization }: Introspection, token: string
     signal: AbortSignal.timeout(PATIENCE_MS),
   });
   if (!response.ok) {
-    throw new Error(`The introspection of a token was answered with ${response.status}`);
+    throw new Error(
+      `The introspection of a token was answered with ${response.status}`,
+    );
   }
   return (await response.json()) as Answer;
 }

@@ -14,6 +14,12 @@ export class TokenRefused extends Error {}
 
 /** The scopes of a token, however its server writes them: RFC 9068, or a list as Ory and others do. */
 export function scopesIn(claims: Record<string, unknown>): ReadonlySet<string> {
-  const given = claims.scope ?? claims.scp ?? '';
-  return new Set(Array.isArray(given) ? given.map(String) : String(given).split(' ').filter(Boolean));
+  const given = claims.scope ?? claims.scp;
+  const scopes: unknown[] =
+    typeof given === 'string'
+      ? given.split(' ')
+      : Array.isArray(given)
+        ? given
+        : [];
+  return new Set(scopes.filter((scope) => typeof scope === 'string'));
 }

@@ -19,6 +19,8 @@ export interface FinishedAiTask {
  * Runs at least once per outcome, never twice at the same time, and not again once it has returned. When it throws, the
  * worker is answered with a 5xx, sends the outcome again later, and the callback runs again.
  */
-export type AiTaskCallbackMethod = (task: FinishedAiTask) => Promise<void> | void;
+export type AiTaskCallbackMethod = (
+  task: FinishedAiTask,
+) => Promise<void> | void;
 
 export const AiTaskCallback = DiscoveryService.createDecorator<string>();

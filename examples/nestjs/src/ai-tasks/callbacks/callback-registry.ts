@@ -17,14 +17,16 @@ export class CallbackRegistry implements OnModuleInit {
 
   onModuleInit(): void {
     for (const wrapper of this.discovery.getProviders()) {
-      if (wrapper.instance && Object.getPrototypeOf(wrapper.instance)) {
-        const instance = wrapper.instance as Instance;
-        this.scanner.getAllMethodNames(Object.getPrototypeOf(instance)).forEach((name) => {
-          const route = this.discovery.getMetadataByDecorator(AiTaskCallback, wrapper, name);
-          if (route !== undefined) {
-            this.register(route, instance[name]!.bind(instance));
-          }
-        });
+      const instance = wrapper.instance as Instance | null | undefined;
+      for (const name of this.methodsOf(instance)) {
+        const route = this.discovery.getMetadataByDecorator(
+          AiTaskCallback,
+          wrapper,
+          name,
+        );
+        if (instance && route !== undefined) {
+          this.register(route, (task) => instance[name]?.(task));
+        }
       }
     }
   }
@@ -33,9 +35,16 @@ export class CallbackRegistry implements OnModuleInit {
     return this.callbacks.get(route);
   }
 
+  private methodsOf(instance: Instance | null | undefined): string[] {
+    const prototype: unknown = instance && Object.getPrototypeOf(instance);
+    return this.scanner.getAllMethodNames(prototype ?? null);
+  }
+
   private register(route: string, callback: AiTaskCallbackMethod): void {
     if (this.callbacks.has(route)) {
-      throw new Error(`Two methods carry @AiTaskCallback('${route}'); one of them must go`);
+      throw new Error(
+        `Two methods carry @AiTaskCallback('${route}'); one of them must go`,
+      );
     }
     this.callbacks.set(route, callback);
   }

@@ -1,4 +1,13 @@
-import { Allow, ArrayMaxSize, IsArray, IsIn, IsOptional, IsString, MaxLength, IsNotEmpty } from 'class-validator';
+import {
+  Allow,
+  ArrayMaxSize,
+  IsArray,
+  IsIn,
+  IsOptional,
+  IsString,
+  MaxLength,
+  IsNotEmpty,
+} from 'class-validator';
 import { type AiTaskState, STATES } from '../ai-task';
 
 export const MOST_REPORTS = 1_000;

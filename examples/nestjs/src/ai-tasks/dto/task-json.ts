@@ -22,11 +22,19 @@ export function pendingJson(task: AiTask): TaskJson {
 }
 
 export function leasedJson(task: AiTask): LeasedTaskJson {
-  return { ...taskJson(task), leaseExpiresAt: task.lease!.expiresAt.toISOString() };
+  return {
+    ...taskJson(task),
+    leaseExpiresAt: task.lease!.expiresAt.toISOString(),
+  };
 }
 
 /** The answer to a report: what became of the task, without what the worker has just sent itself. */
-export function changedJson({ id, type, state, updatedAt }: AiTask): Record<string, string> {
+export function changedJson({
+  id,
+  type,
+  state,
+  updatedAt,
+}: AiTask): Record<string, string> {
   return { _id: id, type, state, updatedAt: updatedAt.toISOString() };
 }
 

@@ -1,6 +1,11 @@
 /** Checks what a client has sent against the decorators of its class, without looking into results. */
 
-import { type ArgumentMetadata, type PipeTransform, type Type, UnprocessableEntityException } from '@nestjs/common';
+import {
+  type ArgumentMetadata,
+  type PipeTransform,
+  type Type,
+  UnprocessableEntityException,
+} from '@nestjs/common';
 import { getMetadataStorage, validate } from 'class-validator';
 
 type Facts = Record<string, unknown>;
@@ -13,9 +18,14 @@ export class ValidatedPipe implements PipeTransform {
 }
 
 /** An instance with those properties that carry a decorator. Throws UnprocessableEntityException. */
-export async function validated<T extends object>(type: Type<T>, given: unknown): Promise<T> {
+export async function validated<T extends object>(
+  type: Type<T>,
+  given: unknown,
+): Promise<T> {
   if (typeof given !== 'object' || given === null || Array.isArray(given)) {
-    throw new UnprocessableEntityException('What was sent must be a JSON object.');
+    throw new UnprocessableEntityException(
+      'What was sent must be a JSON object.',
+    );
   }
   const instance = new type();
   for (const name of properties(type)) {
@@ -23,7 +33,9 @@ export async function validated<T extends object>(type: Type<T>, given: unknown)
       (instance as Facts)[name] = (given as Facts)[name];
     }
   }
-  const faults = (await validate(instance)).flatMap((fault) => Object.values(fault.constraints ?? {}));
+  const faults = (await validate(instance)).flatMap((fault) =>
+    Object.values(fault.constraints ?? {}),
+  );
   if (faults.length > 0) {
     throw new UnprocessableEntityException(faults.join('; '));
   }
@@ -31,6 +43,11 @@ export async function validated<T extends object>(type: Type<T>, given: unknown)
 }
 
 function properties(type: Type<object>): Set<string> {
-  const metadata = getMetadataStorage().getTargetValidationMetadatas(type, '', false, false);
+  const metadata = getMetadataStorage().getTargetValidationMetadatas(
+    type,
+    '',
+    false,
+    false,
+  );
   return new Set(metadata.map(({ propertyName }) => propertyName));
 }

@@ -1,7 +1,13 @@
 /** Tasks in the memory of the process: to try things out, and for tests. A restart forgets them all. */
 
 import { randomBytes } from 'node:crypto';
-import { type AiTask, type NewAiTask, isClaimable, leased, rank } from '../ai-task';
+import {
+  type AiTask,
+  type NewAiTask,
+  isClaimable,
+  leased,
+  rank,
+} from '../ai-task';
 import { AiTaskStore, type Claim, type Renewal } from './ai-task-store';
 
 /** What decides and what keeps is done without waiting in between, so that no other call comes in between either. */
@@ -10,44 +16,45 @@ export class InMemoryAiTaskStore extends AiTaskStore {
   /** Those that are not finished. */
   private readonly open = new Set<string>();
 
-  override async add(tasks: NewAiTask[], now: Date): Promise<AiTask[]> {
-    const added = tasks.map((task) => newTask(task, now));
-    added.forEach((task) => this.keep(task));
-    return added;
+  override add(tasks: NewAiTask[], now: Date): Promise<AiTask[]> {
+    return Promise.resolve(tasks.map((task) => this.kept(newTask(task, now))));
   }
 
-  override async pending(limit: number, now: Date): Promise<AiTask[]> {
-    return this.first(limit, now);
+  override pending(limit: number, now: Date): Promise<AiTask[]> {
+    return Promise.resolve(this.first(limit, now));
   }
 
-  override async claim({ limit, worker, now, expiresAt }: Claim): Promise<AiTask[]> {
-    const claimed = this.first(limit, now).map((task) => leased(task, { worker, expiresAt }, now));
-    claimed.forEach((task) => this.keep(task));
-    return claimed;
+  override claim({ limit, worker, now, expiresAt }: Claim): Promise<AiTask[]> {
+    const lease = { worker, expiresAt };
+    const claimed = this.first(limit, now);
+    return Promise.resolve(
+      claimed.map((task) => this.kept(leased(task, lease, now))),
+    );
   }
 
-  override async renew({ ids, worker, now, expiresAt }: Renewal): Promise<void> {
-    for (const task of this.known(ids)) {
-      if (task.lease?.worker === worker && task.lease.expiresAt > now) {
-        this.keep(leased(task, { worker, expiresAt }, now));
-      }
+  override renew({ ids, worker, now, expiresAt }: Renewal): Promise<void> {
+    this.known(ids)
+      .filter(({ lease }) => lease?.worker === worker && lease.expiresAt > now)
+      .forEach((task) => this.kept(leased(task, { worker, expiresAt }, now)));
+    return Promise.resolve();
+  }
+
+  override find(ids: string[]): Promise<AiTask[]> {
+    return Promise.resolve(this.known(ids));
+  }
+
+  override replace(task: AiTask): Promise<boolean> {
+    const current = this.tasks.get(task.id)?.version === task.version - 1;
+    if (current) {
+      this.kept(task);
     }
-  }
-
-  override async find(ids: string[]): Promise<AiTask[]> {
-    return this.known(ids);
-  }
-
-  override async replace(task: AiTask): Promise<boolean> {
-    if (this.tasks.get(task.id)?.version !== task.version - 1) {
-      return false;
-    }
-    this.keep(task);
-    return true;
+    return Promise.resolve(current);
   }
 
   private first(limit: number, now: Date): AiTask[] {
-    const claimable = this.known(this.open).filter((task) => isClaimable(task, now));
+    const claimable = this.known(this.open).filter((task) =>
+      isClaimable(task, now),
+    );
     return claimable.sort(sooner).slice(0, limit);
   }
 
@@ -55,13 +62,14 @@ export class InMemoryAiTaskStore extends AiTaskStore {
     return [...ids].flatMap((id) => this.tasks.get(id) ?? []);
   }
 
-  private keep(task: AiTask): void {
+  private kept(task: AiTask): AiTask {
     this.tasks.set(task.id, task);
     if (task.state === 'pending' || task.state === 'in_progress') {
       this.open.add(task.id);
     } else {
       this.open.delete(task.id);
     }
+    return task;
   }
 }
 
@@ -83,5 +91,8 @@ function newTask(task: NewAiTask, now: Date): AiTask {
 
 /** Sorting keeps the order of what is equal: that in which the tasks came. */
 function sooner(one: AiTask, other: AiTask): number {
-  return rank(one.priority) - rank(other.priority) || one.createdAt.getTime() - other.createdAt.getTime();
+  return (
+    rank(one.priority) - rank(other.priority) ||
+    one.createdAt.getTime() - other.createdAt.getTime()
+  );
 }
