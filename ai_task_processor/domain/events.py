@@ -49,6 +49,7 @@ class TracesLost(Event):
     """Nobody took so many spans; they are dropped."""
 
     spans: int
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

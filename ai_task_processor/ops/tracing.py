@@ -36,10 +36,10 @@ async def open_telemetry(service: str, version: str, observer: Observer) -> Asyn
     ``service`` is the name where the standard variables give none. Spans that no collector takes are dropped, and
     ``observer`` is told. Raises ValueError where a standard variable cannot be used.
     """
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # told once by us, not every few seconds by it
-    loop = asyncio.get_running_loop()
     provider = TracerProvider(resource=_resource(service, version), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(_Counted(OTLPSpanExporter(), _teller(loop, observer))))
+    exporter = _Told(OTLPSpanExporter(), _teller(asyncio.get_running_loop(), observer))
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    _listen(exporter)
     try:
         yield OpenTelemetry(provider.get_tracer("ai_task_processor", version))
     finally:
@@ -120,27 +120,43 @@ def _resource(service: str, version: str) -> Resource:
     return found
 
 
-class _Counted(SpanExporter):
-    """Tells how many spans were not taken; its methods are called by a thread of the SDK."""
+class _Told(SpanExporter, logging.Handler):
+    """Tells of spans that were not taken, with what the SDK says of it; a thread of the SDK calls its methods."""
 
-    def __init__(self, exporter: SpanExporter, tell: Callable[[int], None]) -> None:
+    def __init__(self, exporter: SpanExporter, tell: Callable[[TracesLost], None]) -> None:
+        logging.Handler.__init__(self)
         self._exporter = exporter
         self._tell = tell
+        self._reason = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._reason = record.getMessage()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = self._exporter.export(spans)
+        self._reason = ""
+        try:
+            result = self._exporter.export(spans)
+        except Exception as error:  # noqa: BLE001  # whatever an address or a certificate that is none leads to
+            result, self._reason = SpanExportResult.FAILURE, f"{type(error).__name__}: {error}"
         if result is not SpanExportResult.SUCCESS:
-            self._tell(len(spans))
+            self._tell(TracesLost(spans=len(spans), reason=self._reason))
         return result
 
     def shutdown(self) -> None:
         self._exporter.shutdown()
 
 
-def _teller(loop: asyncio.AbstractEventLoop, observer: Observer) -> Callable[[int], None]:
-    def tell(count: int) -> None:
+def _listen(told: _Told) -> None:
+    """From now on the SDK says to us, and not every few seconds to the log, why spans are not taken."""
+    logger = logging.getLogger("opentelemetry")
+    logger.propagate = False
+    logger.handlers = [told]
+
+
+def _teller(loop: asyncio.AbstractEventLoop, observer: Observer) -> Callable[[TracesLost], None]:
+    def tell(event: TracesLost) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            loop.call_soon_threadsafe(observer, TracesLost(spans=count))
+            loop.call_soon_threadsafe(observer, event)
 
     return tell
 

@@ -9,7 +9,7 @@ SAMPLES: tuple[Event, ...] = (
     events.Warned("mock processing: the key is a placeholder"),
     events.ConfigurationChanged(changes=("RATE_LIMIT_PER_MINUTE: 20 became 40",)),
     events.ConfigurationRefused(faults=("BATCH_SIZE: 64 became 32; a restart is needed for that",)),
-    events.TracesLost(spans=12),
+    events.TracesLost(spans=12, reason="503"),
     events.LoopLagged(seconds=0.002),
     events.Stopping(reason="SIGTERM", grace=30.0),
     events.Stopped(unreported=3),

@@ -138,10 +138,24 @@ async def test_a_collector_that_takes_nothing_disturbs_nobody(api: FakeTaskApi, 
         async with started("run", folder=tmp_path, env=env) as daemon:
             async with asyncio.timeout(REAL_SECONDS):
                 await api.until(lambda: set(api.states()) == {"succeeded"})
-            await daemon.says("Traces are not taken by their collector, dropped", level="warning")
+            lost = await daemon.says("Traces are not taken by their collector, dropped", level="warning")
+            assert "401" in lost["reason"]
+            assert lost["spans"] > 0
             await stopped(daemon)
     assert collector.headers
     assert len([line for line in daemon.lines if line["level"] in {"warning", "error"}]) <= 3
+
+
+async def test_an_address_that_is_none_disturbs_nobody(api: FakeTaskApi, tmp_path: Path) -> None:
+    api.add({"_id": "1"})
+    env = environment_for(api, tmp_path) | {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    }
+    async with started("run", folder=tmp_path, env=env) as daemon:
+        lost = await daemon.says("Traces are not taken by their collector, dropped")
+        assert "collector:4318" in lost["reason"]
+        await stopped(daemon)
 
 
 # --- Off --------------------------------------------------------------------------------------------------------------
