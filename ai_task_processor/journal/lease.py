@@ -59,6 +59,8 @@ class Lease:
         self._storage = storage
         self._seconds = seconds
         self._time = time
+        self._joined = False
+        self._judges_from = 0.0
 
     async def renew(self) -> None:
         """Join, or stay; take over what is nobody's. Raises JournalError."""
@@ -89,10 +91,13 @@ class Lease:
     def _renew(self, connection: Connection) -> None:
         now = self._time(connection)
         values = {"me": self.replica, "now": now, "until": now + self._seconds}
-        if connection.execute(_RENEW, values).rowcount:
+        if not connection.execute(_RENEW, values).rowcount:
+            connection.execute(_JOIN, values)
+            # Who was late itself (the database was away, perhaps) gives all others the time to renew too.
+            self._judges_from = now + self._seconds if self._joined else 0.0
+        elif now >= self._judges_from:
             connection.execute(_DROP_DEAD, values)
-        else:
-            connection.execute(_JOIN, values)  # who was late itself (the database was away, perhaps) judges nobody
+        self._joined = True
         connection.execute(_FREE_CLAIMS)
         connection.execute(_ADOPT_OUTCOMES, values)
 

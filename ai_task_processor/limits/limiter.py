@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
@@ -46,8 +47,8 @@ class Limiter:
     the store, the ledger in it decides, read and written in one transaction, and the memory is a reading of it that
     :meth:`take`, :meth:`refund`, :meth:`settle` and :meth:`refresh` renew.
 
-    A booking is in the store before :meth:`take` returns; takes run one after the other. What a settlement gives back
-    is in the store with the change after it. Whatever goes wrong on the
+    A booking is in the store before :meth:`take` returns. What a settlement gives back is in the store with the change
+    after it. Whatever goes wrong on the
     way, what is counted is never less than what was admitted. A take that is cancelled in the middle stays booked; the
     task that was cancelled may still refund it, where it is certain that it was booked.
 
@@ -115,7 +116,7 @@ class Limiter:
         """See :class:`~ai_task_processor.domain.ports.RateLimiter`. Raises RateLimited or JournalError."""
         if not self._counts(amount):
             return
-        async with self._lock:
+        async with self._turn():
             booking = self._bookings[_current_task()] = _Booking(amount)
             try:
                 await self._book(booking)
@@ -130,7 +131,7 @@ class Limiter:
 
         Gives back at most what the last take of the calling asyncio task booked. Raises JournalError.
         """
-        async with self._lock:
+        async with self._turn():
             booking = self._bookings.get(_current_task())
             if booking is not None:
                 await self._correct(booking, back=amount.at_most(booking.left))
@@ -140,7 +141,7 @@ class Limiter:
 
         Without a booking of the calling asyncio task nothing happens. Raises JournalError.
         """
-        async with self._lock:
+        async with self._turn():
             booking = self._bookings.get(_current_task())
             if booking is not None:
                 back, over = booking.left.above(actual), actual.above(booking.left)
@@ -150,7 +151,7 @@ class Limiter:
     async def refresh(self) -> None:
         """Look at what others have booked meanwhile, where replicas share the store. Raises JournalError."""
         if self._tallies:
-            async with self._lock:
+            async with self._turn():
                 await self._change(self._seen)
 
     async def watch(self) -> None:
@@ -161,6 +162,10 @@ class Limiter:
                 await asyncio.sleep(REFRESH)
                 await self.refresh()
             await self._adjusted.wait()
+
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        """One after the other where the ledger decides; where memory does, several are written down together."""
+        return self._lock if self._line.shared else nullcontext()
 
     def headroom(self) -> Amount:
         """See :class:`~ai_task_processor.domain.ports.RateLimiter`."""

@@ -2,19 +2,22 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import fields
 
-from sqlalchemy import Connection, TextClause, delete, insert, select, text
+from sqlalchemy import Connection, delete, insert, select, text
 
 from ai_task_processor.limits.ledger import Bucket, Change, Decide, Ledger
 from ai_task_processor.limits.timeline import Reading
 from ai_task_processor.limits.windows import Strategy
+from ai_task_processor.storage.bulk import execute_each
 from ai_task_processor.storage.engine import Storage
 from ai_task_processor.storage.schema import limit_buckets, meta
 from ai_task_processor.storage.statements import statement
 
 READING_KEY = "limits.reading"
 LINE_KEY = "limits.line"
+
+_READING = tuple(field.name for field in fields(Reading))
 
 SHARED = "shared"
 """Stands for the strategy where replicas share the ledger: its line is Unix time, whatever the windows."""
@@ -118,7 +121,7 @@ class SharedLimitStore:
         def replace(connection: Connection) -> None:
             connection.execute(_WAIT_FOR_OTHERS.on(connection))
             connection.execute(delete(limit_buckets))
-            _run(connection, _KEEP_BUCKET, [_row(SHARED, bucket) for bucket in ledger.buckets])
+            execute_each(connection, _KEEP_BUCKET, [_row(SHARED, bucket) for bucket in ledger.buckets])
 
         await self._storage.write(replace)
 
@@ -154,12 +157,12 @@ def _save(connection: Connection, change: Change) -> None:
 
 
 def _write(connection: Connection, strategy: str, change: Change) -> None:
-    _run(
+    execute_each(
         connection,
         _FORGET,
         [{"strategy": strategy, "window": name, "horizon": horizon} for name, horizon in change.forget.items()],
     )
-    _run(connection, _KEEP_BUCKET, [_row(strategy, bucket) for bucket in change.buckets])
+    execute_each(connection, _KEEP_BUCKET, [_row(strategy, bucket) for bucket in change.buckets])
 
 
 def _replace(connection: Connection, ledger: Ledger) -> None:
@@ -174,13 +177,9 @@ def _replace(connection: Connection, ledger: Ledger) -> None:
 
 
 def _keep_reading(connection: Connection, reading: Reading) -> None:
-    connection.execute(_KEEP_READING, {"key": READING_KEY, "value": json.dumps(asdict(reading))})
+    value = json.dumps({name: getattr(reading, name) for name in _READING})
+    execute_each(connection, _KEEP_READING, [{"key": READING_KEY, "value": value}])
 
 
 def _row(strategy: str, bucket: Bucket) -> dict[str, object]:
     return {"strategy": strategy, "window": bucket.window, "bucket": bucket.end, "used": bucket.count}
-
-
-def _run(connection: Connection, statement: TextClause, rows: list[dict[str, object]]) -> None:
-    if rows:
-        connection.execute(statement, rows)

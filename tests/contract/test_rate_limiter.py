@@ -349,7 +349,27 @@ async def test_a_take_that_is_cancelled_in_the_middle_stays_booked_and_can_be_gi
     await asyncio.sleep(0.01)
     waiting[1].cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    assert used(limiter) == used(await opened(store, clock, minute=10)) == {"minute": 6}
+    assert used(limiter) == used(await opened(store, clock, minute=10)) == {"minute": 7}
+
+
+@virtual_time
+async def test_bookings_that_come_together_are_written_down_together_and_fit_together() -> None:
+    store, clock, written, returned = MemoryLimitStore(), LoopClock(MINUTE), asyncio.Event(), 0
+
+    async def write() -> None:
+        await written.wait()  # wakes those who wait in their order
+
+    limiter = await opened(Watched(store, write), clock, minute=5)
+    asyncio.get_running_loop().call_later(0.1, written.set)
+
+    async def book() -> None:
+        nonlocal returned
+        await limiter.take(tasks(1))
+        returned += 1
+        assert used(await opened(store, clock, minute=5))["minute"] >= returned
+
+    ended = await asyncio.gather(*(book() for _ in range(8)), return_exceptions=True)
+    assert [type(each) for each in ended if each is not None] == [RateLimited] * 3
 
 
 @virtual_time

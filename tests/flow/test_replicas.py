@@ -98,6 +98,7 @@ def working(tasks: Tasks, url: str, folder: Path) -> AbstractAsyncContextManager
         batch_size=BATCH,
         concurrency_limit=LANES,
         rate_limit_per_hour=LIMIT,
+        lease_seconds=10 if THOROUGH else 3,
     )
 
 

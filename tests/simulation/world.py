@@ -200,6 +200,8 @@ class _Simulation:
 
     def _jump(self, machine: Machine, seconds: float) -> None:
         self._tell(f"a clock jumps by {seconds:.0f}")
+        if self._moments.database is None:
+            self._moments()  # the limiter has seen this moment too
         self._ledger.counts["clock jumps"] += 1
         machine.jump(seconds)
 

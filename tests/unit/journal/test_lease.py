@@ -133,6 +133,32 @@ async def test_after_an_outage_of_the_database_nobody_takes_what_others_still_do
     assert await first.delivers() == ["a"]
 
 
+async def test_after_an_outage_all_have_a_whole_lease_to_come_back(site: Site) -> None:
+    """However often one of them has renewed before another can reach the database again."""
+    quick, slow = await site.replica("quick"), await site.replica("slow")
+    await slow.journal.accept([task("a")], 0)
+    assert await slow.claims() == ["a"]
+    site.lapse("quick", "slow")
+    for _ in range(5):
+        await quick.lease.renew()
+    assert await quick.claims() == []
+    await slow.journal.settle({"a": OURS})
+    assert await slow.delivers() == ["a"]
+
+
+async def test_after_an_outage_and_a_lease_the_dead_are_dead(site: Site) -> None:
+    living, dead = await site.replica("living"), await site.replica("dead")
+    await dead.journal.accept([task("a")], 0)
+    await dead.claims()
+    site.lapse("living", "dead")
+    living.lease._seconds = 0.05
+    await living.lease.renew()
+    async with asyncio.timeout(5):
+        while await living.claims() != ["a"]:
+            await asyncio.sleep(0.01)
+            await living.lease.renew()
+
+
 async def test_one_replica_polls_and_another_takes_over(site: Site) -> None:
     replicas = {name: await site.replica(name) for name in ("first", "second", "third")}
 
