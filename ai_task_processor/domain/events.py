@@ -328,6 +328,14 @@ class ProviderResumed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TextsMixed(Event):
+    """A provider gives a text another vector beside others than alone: nothing that it embeds can be used."""
+
+    provider: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConcurrencyChanged(Event):
     """From now on a provider is sent at most ``at_once`` requests at once.
 

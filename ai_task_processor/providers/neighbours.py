@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ai_task_processor.domain.errors import ProviderUnavailable
-from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings
+from ai_task_processor.domain.events import TextsMixed
+from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings, Observer
 
 PROBES = ("canary", "two words beside it")
 """What is embedded to see it: short, of different lengths, and nobody's."""
@@ -22,11 +23,14 @@ class Neighbours:
     """Sends several texts at once to ``provider`` only after it gave the same vectors to texts alone and in company.
 
     Tried once for each model, with three small requests. There are servers that mix the texts of one request, and of
-    requests at once, when they are started with certain options; their vectors look like any others.
+    requests at once, when they are started with certain options; their vectors look like any others. A server that
+    was seen to do so gets no single texts either before a trial succeeds.
     """
 
-    def __init__(self, provider: EmbeddingProvider) -> None:
+    def __init__(self, provider: EmbeddingProvider, *, observer: Observer) -> None:
         self._provider = provider
+        self._observer = observer
+        self._mixing = False
         self._trusted: set[str] = set()
         self._answers: dict[tuple[str, Sequence[str]], Sequence[bytes]] = {}
         self._one_trial = asyncio.Lock()
@@ -42,7 +46,7 @@ class Neighbours:
 
     async def embed(self, texts: Sequence[str], *, model: str, dimensions: int | None) -> Embeddings:
         """Embed as the provider within; raises ProviderUnavailable where it is seen to mix texts."""
-        if len(texts) > 1 and model not in self._trusted:
+        if model not in self._trusted and (len(texts) > 1 or self._mixing):
             async with self._one_trial:
                 await self._try(model)
         return await self._provider.embed(texts, model=model, dimensions=dimensions)
@@ -53,7 +57,9 @@ class Neighbours:
         in_company = await self._probed(PROBES, model)
         alone = [(await self._probed((text,), model))[0] for text in PROBES]
         self._answers.clear()
-        if min(map(_cosine, alone, in_company)) < ALIKE:
+        self._mixing = min(map(_cosine, alone, in_company)) < ALIKE
+        if self._mixing:
+            self._observer(TextsMixed(provider=self.name, model=model))
             raise ProviderUnavailable(
                 f"{self.name} gives a text other vectors beside others than alone, so none of them can be used. "
                 "llama-server does so with -np above 1: start it with -np 1, or with -kvu."

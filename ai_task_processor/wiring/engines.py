@@ -138,7 +138,7 @@ def _joined(bench: Bench, providers: Sequence[EmbeddingProvider], spaces: Spaces
 def _cached(bench: Bench, engine: Engine, limiter: RateLimiter, cache: CacheStore, spaces: Spaces) -> Cached:
     usual = spaces.usual(engine.provider.name)
     guarded = _guarded(bench, engine, limiter, usual)
-    provider: EmbeddingProvider = Neighbours(guarded) if engine.is_server else guarded
+    provider: EmbeddingProvider = Neighbours(guarded, observer=bench.observer) if engine.is_server else guarded
     if bench.traces:
         provider = bench.traces.provider(provider, _address(bench.settings, engine.provider.name))
     return Cached(provider, cache, observer=bench.observer, identity=engine.identity, usual=usual)

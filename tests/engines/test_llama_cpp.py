@@ -20,6 +20,7 @@ from ai_task_processor.providers.openai import OpenAI
 from tests.engines.llama_server import DIMENSIONS, MODEL, MOST_TOKENS, llama_server
 from tests.fakes.daemon import started
 from tests.fakes.fleet import CLIENT_ID, CLIENT_SECRET, task_server
+from tests.fakes.flow import Recorder
 
 pytestmark = pytest.mark.engines
 
@@ -120,11 +121,11 @@ async def test_slots_that_mix_texts_are_found_out(unified: bool) -> None:  # noq
             alone = [(await provider.embed([text], model=MODEL, dimensions=None)).vectors[0] for text in PROBES]
             cosines = [numbers(one) @ numbers(other) for one, other in zip(alone, together.vectors, strict=True)]
             if min(cosines) >= ALIKE:
-                await Neighbours(provider).embed(TEXTS[:2], model=MODEL, dimensions=None)
+                await Neighbours(provider, observer=Recorder()).embed(TEXTS[:2], model=MODEL, dimensions=None)
             else:
                 assert not unified
                 with pytest.raises(ProviderUnavailable, match="-np 1, or with -kvu"):
-                    await Neighbours(provider).embed(TEXTS[:2], model=MODEL, dimensions=None)
+                    await Neighbours(provider, observer=Recorder()).embed(TEXTS[:2], model=MODEL, dimensions=None)
 
 
 async def test_real_vectors_go_through_the_whole_flow(llama: str, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ SAMPLES: tuple[Event, ...] = (
         before="ollama nomic-embed-text 768",
         after="openai text-embedding-3-small 768",
     ),
+    events.TextsMixed(provider="openai", model="smollm2"),
     events.BreakerChanged(name="ollama", state="open", reason="5 failures"),
     events.EnsuringModels(provider="ollama", models=("nomic-embed-text",)),
     events.ModelDownloading(provider="ollama", model="nomic-embed-text", completed=10, total=100),
