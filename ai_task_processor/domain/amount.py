@@ -28,6 +28,10 @@ class Amount:
         """Whether this is no more than ``room`` in any unit."""
         return self.tasks <= room.tasks and self.tokens <= room.tokens and self.cost <= room.cost
 
+    def fitting(self, room: "Amount") -> int:
+        """How many of these there is room for together."""
+        return min((room.of(unit) // self.of(unit) for unit in UNITS if self.of(unit)), default=sys.maxsize)
+
     def above(self, other: "Amount") -> "Amount":
         """By how much this is more than ``other``, unit by unit."""
         return Amount(

@@ -12,6 +12,9 @@ _CLASSES = ((_PLAIN, -1), (_CONTINUED, -2), (_TWO, 2), (_THREE, 4), (_FOUR, 6))
 _ADDED = 2
 """Tokens that a model puts around a text."""
 
+LEAST_TOKENS = _ADDED + 1
+"""No text is estimated to have less."""
+
 
 def most_tokens(text: str) -> int:
     """More tokens than a text will have in all likelihood; about twice as many as English prose has.

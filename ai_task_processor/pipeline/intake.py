@@ -171,8 +171,7 @@ class Intake:
         within_bound = HELD_BOUND * self._settings.hold_limit - backlog.listed_again
         keep = min(self._settings.hold_limit - backlog.ready - backlog.claimed, within_bound)
         ask = min(keep, self._settings.fetch_limit - (backlog.ready if self._claims else 0))
-        headroom = self._limiter.headroom()
-        could_be_sent = min(headroom.tasks, headroom.tokens) - backlog.ready  # no text has less than a token
+        could_be_sent = self._settings.least.fitting(self._limiter.headroom()) - backlog.ready
         return Room(keep, ask) if could_be_sent >= ask else Room(keep, could_be_sent, limited=True)
 
     def _wait(self, backlog: Backlog, room: Room) -> float:

@@ -34,6 +34,11 @@ class Prices:
         self._prices = {model: _of_one(price) for model, price in prices.items()}
         self._unknown = _of_one(unknown)
 
+    @property
+    def least(self) -> int:
+        """What a token costs at least, whatever the model."""
+        return min(*self._prices.values(), self._unknown)
+
     def per_token(self, model: str) -> int:
         """What a token costs, in the unit of :data:`~ai_task_processor.domain.amount.USD`; rounded up."""
         return self._prices.get(canonical(model), self._unknown)

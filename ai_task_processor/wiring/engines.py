@@ -12,6 +12,7 @@ from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import CacheFilled
 from ai_task_processor.domain.ports import EmbeddingProvider, Observer, RateLimiter
+from ai_task_processor.domain.tokens import LEAST_TOKENS
 from ai_task_processor.ops.traced import Traces
 from ai_task_processor.providers.budget import Budget, estimate
 from ai_task_processor.providers.cache import CacheStore
@@ -195,7 +196,8 @@ def measure(settings: Settings) -> Callable[[str, str], Amount]:
 def least(settings: Settings) -> Amount:
     """The least that a task comes to: where an engine of our own is among them, it may be free of charge."""
     costs = all(price_at(settings, name) is not free for name in engine_names(settings))
-    return Amount(tasks=1, tokens=1, cost=int(costs))
+    per_token = Prices(settings.model_prices, unknown=settings.unknown_model_price).least if costs else 0
+    return Amount(tasks=1, tokens=LEAST_TOKENS, cost=LEAST_TOKENS * per_token)
 
 
 def _openai(bench: Bench) -> Engine:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.errors import AuthenticationFailed, BreakerOpen, TaskApiRejected, TaskApiUnavailable
 from ai_task_processor.domain.events import EntryUnusable, Polled, PollFailed, TypeUnknown
 from ai_task_processor.domain.outcome import Deferred, Succeeded
@@ -315,6 +316,20 @@ async def test_no_more_is_asked_for_than_a_limit_lets_through() -> None:
     house = House(tasks(4), limiter=OneWindow(room=4))
     await house.polls(2)
     assert house.source.limits == [4]
+
+
+@pytest.mark.parametrize(
+    ("room", "asked_for"),
+    [(Amount(9, 900, 9_000), 9), (Amount(9, 20, 9_000), 6), (Amount(9, 900, 500), 5), (Amount(99, 900, 9_000), 10)],
+)
+async def test_every_task_takes_something_of_each_limit(room: Amount, asked_for: int) -> None:
+    class Budgets(OneWindow):
+        def headroom(self) -> Amount:
+            return room
+
+    house = House(tasks(4), limiter=Budgets(), least=Amount(tasks=1, tokens=3, cost=100))
+    await house.polls(1)
+    assert house.source.limits == [asked_for]
 
 
 async def test_a_full_house_is_not_filled_further() -> None:

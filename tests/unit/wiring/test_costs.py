@@ -13,9 +13,17 @@ def settings(mode: str, **given: object) -> Settings:
     return Settings(_env_file=None, **(known | given))  # type: ignore[arg-type, call-arg]  # pydantic takes both
 
 
-@pytest.mark.parametrize(("mode", "cost"), [("openai", 1), ("hybrid", 0), ("ollama", 0), ("local", 0), ("mock", 0)])
-def test_only_where_every_engine_costs_money_a_closed_budget_stops_everything(mode: str, cost: int) -> None:
-    assert least(settings(mode)) == Amount(tasks=1, tokens=1, cost=cost)
+@pytest.mark.parametrize(
+    ("mode", "per_token"), [("openai", 20_000), ("hybrid", 0), ("ollama", 0), ("local", 0), ("mock", 0)]
+)
+def test_only_where_every_engine_costs_money_a_closed_budget_stops_everything(mode: str, per_token: int) -> None:
+    tokens = most_tokens("x")
+    assert least(settings(mode)) == Amount(tasks=1, tokens=tokens, cost=per_token * tokens)
+
+
+def test_the_cheapest_model_says_what_a_task_costs_at_least() -> None:
+    assert least(settings("openai", model_prices={"mine": "0.001"})).cost == 1_000 * most_tokens("x")
+    assert least(settings("openai", model_prices={"mine": 0})).cost == 0
 
 
 @pytest.mark.parametrize(
