@@ -17,7 +17,7 @@ TOKEN_USE = 3 * 4 / 5
 
 QUICK_KEYS = {"TOKEN_JWKS_COOLDOWN_SECONDS": 0.2}
 FAULTS = {"REQUESTS_PER_FAULT": 8, "WRITES_PER_FAILURE": 50}
-SHARED = {"CLAIM_LEASE_SECONDS": 60, "HOLD_LIMIT": 500}
+SHARED = {"CLAIM_LEASE_SECONDS": 20, "HOLD_LIMIT": 500}
 """Longer than any restart takes, so that no task is taken away from the daemon that has done it already."""
 
 

@@ -1,6 +1,7 @@
 """The whole daemon: inside the test on simulated time, or as a process of its own; real sockets and files in both."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -189,11 +190,12 @@ REAL_SECONDS = 60.0
 
 @dataclass
 class Process:
-    """A command of the program as a process; ``text`` is all that it wrote so far, ``lines`` its log."""
+    """A command of the program as a process; ``text`` is all that it wrote so far, ``lines`` its log; ``silent`` at its end."""
 
     process: asyncio.subprocess.Process
     text: str = ""
     lines: list[dict[str, Any]] = field(default_factory=list)
+    silent: bool = False
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def read(self) -> None:
@@ -204,21 +206,25 @@ class Process:
             self.text += line
             if line.startswith('{"'):  # a log line; a command prints its JSON over several
                 self.lines.append(json.loads(line))
-            self._news.set()
-            self._news = asyncio.Event()
+            self._tell()
+        self.silent = True
+        self._tell()
 
     def logged(self, words: str, **facts: object) -> list[dict[str, Any]]:
         """The log lines that begin with these words and have these facts."""
         return [line for line in self.lines if line["event"].startswith(words) and facts.items() <= line.items()]
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        """Wait for the line after which ``condition`` holds."""
-        try:
+        """Wait for the line after which ``condition`` holds; in vain where the process has ended before."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REAL_SECONDS):
-                while not condition():
+                while not condition() and not self.silent:
                     await self._news.wait()
-        except TimeoutError:
-            raise AssertionError(f"what was waited for did not come:\n{self.text[-4_000:]}") from None
+        assert condition(), f"what was waited for did not come:\n{self.text[-4_000:]}"
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def says(self, words: str, **facts: object) -> dict[str, Any]:
         """The first log line with these words and facts, waited for."""
