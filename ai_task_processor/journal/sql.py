@@ -5,10 +5,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from ai_task_processor.domain.clock import Clock
-from ai_task_processor.domain.outcome import Deferred, Outcome, Succeeded, Vector
+from ai_task_processor.domain.outcome import Deferred, Outcome, Settled, Succeeded, Vector
 from ai_task_processor.domain.ports import Backlog, Entry
 from ai_task_processor.domain.task import Task, urgency
 from ai_task_processor.journal.encoding import DAMAGED, Damaged, decoded, encoded, outcome_columns, outcome_of, storable
@@ -21,7 +21,13 @@ from ai_task_processor.storage.vectors import keys_kept
 
 Parameters: TypeAlias = dict[str, Any]
 
+_Fresh: TypeAlias = tuple[float, Settled]
+"""When an outcome was settled, by which its row is known to be the same still, and the outcome."""
+
 _LOOKED_UP_AT_ONCE: Final = 500
+REMEMBERED: Final = 1_024
+"""Outcomes that need not be read for their delivery, for they were settled a moment ago."""
+
 _NO_ROWS: Final = (0, 0, None)
 
 # What stands between /* and */ is for databases that replicas share. Each condition is written as in the index that
@@ -80,14 +86,15 @@ _RIPEN_UNREPORTED = text("""
     WHERE state <> 'reported' AND state IN ('succeeded', 'failed') AND not_before > 0 AND not_before <= :now
 """)
 _OLDEST_UNREPORTED = statement("""
-    SELECT id FROM tasks WHERE state IN ('succeeded', 'failed') AND not_before = 0 /*AND claimed_by = :me*/
+    SELECT id, type, correlation_id, settled_at, deliveries FROM tasks
+    WHERE state IN ('succeeded', 'failed') AND not_before = 0 /*AND claimed_by = :me*/
     ORDER BY settled_at, id LIMIT :limit
 """)
 _OUTCOMES = statement("""
-    SELECT id, type, correlation_id, settled_at, deliveries, outcome, COALESCE(result, (
+    SELECT id, outcome, COALESCE(result, (
         SELECT substr(entry, -4 * dimensions) FROM embedding_cache WHERE key = result_key
     )), error, model, provider, tokens, dimensions
-    FROM tasks WHERE id IN :ids AND state IN ('succeeded', 'failed') /*AND claimed_by = :me*/ ORDER BY settled_at, id
+    FROM tasks WHERE id IN :ids AND state IN ('succeeded', 'failed') /*AND claimed_by = :me*/
 """)
 
 _REPORTED = statement("""
@@ -134,7 +141,8 @@ class SqlJournal:
     """The port ``Journal`` over a :class:`Storage`, of which this process must be the owner, or hold a ``lease``.
 
     Which outcomes are handed out is known in memory alone: a restart is to forget it anyway, and another replica hands
-    out only what it has settled or taken over itself.
+    out only what it has settled or taken over itself. The last outcomes are in memory beside the database, which says
+    whether they still stand.
     """
 
     def __init__(self, storage: Storage, clock: Clock, lease: Lease | None = None) -> None:
@@ -143,6 +151,7 @@ class SqlJournal:
         self._lease = lease
         self._me = lease.replica if lease else ""
         self._handed_out: set[str] = set()
+        self._fresh: dict[str, _Fresh] = {}
         self._handing_out = asyncio.Lock()
 
     async def mark(self) -> int:
@@ -164,7 +173,14 @@ class SqlJournal:
         if not outcomes:
             return
         now = self._clock.now()
-        await self._storage.write(lambda connection: _settle(connection, self._me, outcomes, now))
+        if await self._storage.write(lambda connection: _settle(connection, self._me, outcomes, now)):
+            self._remember(outcomes, now)
+
+    def _remember(self, outcomes: Mapping[str, Outcome], now: float) -> None:
+        settled = ((task_id, outcome) for task_id, outcome in outcomes.items() if not isinstance(outcome, Deferred))
+        self._fresh.update((task_id, (now, outcome)) for task_id, outcome in settled)
+        while len(self._fresh) > REMEMBERED:
+            del self._fresh[next(iter(self._fresh))]
 
     async def release(self, task_ids: Sequence[str]) -> None:
         """Give claimed tasks back as due."""
@@ -176,7 +192,9 @@ class SqlJournal:
         now = self._clock.now()
         async with self._handing_out:
             entries = await self._storage.write(lambda connection: self._waiting(connection, limit, now))
-            self._handed_out.update(entry.task_id for entry in entries)  # not when cancelled: nobody would have them
+            for entry in entries:  # not when cancelled: nobody would have them
+                self._handed_out.add(entry.task_id)
+                self._fresh.pop(entry.task_id, None)
             return entries
 
     async def mark_reported(self, task_ids: Sequence[str]) -> None:
@@ -244,17 +262,23 @@ class SqlJournal:
 
     def _waiting(self, connection: Connection, limit: int, now: float) -> tuple[Entry, ...]:
         connection.execute(_RIPEN_UNREPORTED, {"now": now})
-        while ids := self._oldest(connection, limit):
-            entries = _entries(connection, self._me, ids)
-            if entries:
-                return entries
+        while rows := self._oldest(connection, limit):
+            outcomes = self._remembered(rows)
+            outcomes |= _outcomes(connection, self._me, [row.id for row in rows if row.id not in outcomes])
+            if outcomes:
+                return tuple(_entry(row, outcomes[row.id]) for row in rows if row.id in outcomes)
         return ()
 
-    def _oldest(self, connection: Connection, limit: int) -> list[str]:
+    def _oldest(self, connection: Connection, limit: int) -> Sequence[Row[Any]]:
         found = connection.execute(
             _OLDEST_UNREPORTED.on(connection), {"limit": limit + len(self._handed_out), "me": self._me}
-        ).scalars()
-        return list(islice((task_id for task_id in found if task_id not in self._handed_out), limit))
+        )
+        return list(islice((row for row in found if row.id not in self._handed_out), limit))
+
+    def _remembered(self, rows: Iterable[Row[Any]]) -> dict[str, Settled]:
+        """The outcomes that are in memory, as far as they are those that the rows have."""
+        known = ((row.id, row.settled_at, self._fresh.get(row.id)) for row in rows)
+        return {task_id: fresh[1] for task_id, settled_at, fresh in known if fresh and fresh[0] == settled_at}
 
 
 def _accept(connection: Connection, tasks: Sequence[Task], mark: int, now: float) -> tuple[str, ...]:
@@ -319,7 +343,8 @@ def _tasks(rows: Iterable[Any]) -> tuple[list[Task], list[Parameters]]:
     return tasks, damaged
 
 
-def _settle(connection: Connection, me: str, outcomes: Mapping[str, Outcome], now: float) -> None:
+def _settle(connection: Connection, me: str, outcomes: Mapping[str, Outcome], now: float) -> bool:
+    """Answers whether all outcomes stand now: those of tasks that are not claimed do not."""
     settled: list[Parameters] = []
     deferred: list[Parameters] = []
     keys = keys_kept(connection, {name for outcome in outcomes.values() if (name := _kept_as(outcome))})
@@ -335,8 +360,9 @@ def _settle(connection: Connection, me: str, outcomes: Mapping[str, Outcome], no
             **outcome_columns(outcome),
         }
         settled.append(row if row["result_key"] is None else row | {"result": None})
-    execute_each(connection, _SETTLE, settled)
+    written = execute_each(connection, _SETTLE, settled)
     execute_each(connection, _DEFER, deferred)
+    return written == len(settled)
 
 
 def _kept_as(outcome: Outcome) -> bytes:
@@ -348,17 +374,23 @@ def _deferral(task_id: str, outcome: Deferred) -> Parameters:
     return {"id": task_id, "until": outcome.until, "counted": int(outcome.counts), "reason": reason}
 
 
-def _entries(connection: Connection, me: str, ids: Sequence[str]) -> tuple[Entry, ...]:
-    entries, damaged = [], []
-    for task_id, type_, correlation_id, settled_at, deliveries, *kept in connection.execute(
-        _OUTCOMES.on(connection), {"ids": ids, "me": me}
-    ):
+def _outcomes(connection: Connection, me: str, ids: Sequence[str]) -> dict[str, Settled]:
+    """What the rows hold; those that cannot be read are parked."""
+    if not ids:
+        return {}
+    outcomes: dict[str, Settled] = {}
+    damaged: list[Parameters] = []
+    for task_id, *kept in connection.execute(_OUTCOMES.on(connection), {"ids": ids, "me": me}):
         try:
-            entries.append(Entry(task_id, type_, correlation_id, outcome_of(*kept), settled_at, deliveries))
+            outcomes[task_id] = outcome_of(*kept)
         except Damaged as error:
             damaged.append(_set_aside(task_id, f"its outcome cannot be read: {error}"))
     execute_each(connection, _SET_ASIDE, damaged)
-    return tuple(entries)
+    return outcomes
+
+
+def _entry(row: Row[Any], outcome: Settled) -> Entry:
+    return Entry(row.id, row.type, row.correlation_id, outcome, row.settled_at, row.deliveries)
 
 
 def _set_aside(task_id: str, reason: str) -> Parameters:

@@ -19,22 +19,25 @@ _INSERTION = re.compile(r"\s*INSERT\s.*\bVALUES\s*(\([^()]*\))\s*", re.DOTALL)
 _Values: TypeAlias = tuple[Any, ...]
 
 
-def execute_each(connection: Connection, each: TextClause | Statement, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Execute ``each`` (a constant of the program) once for each row.
+def execute_each(connection: Connection, each: TextClause | Statement, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Execute ``each`` (a constant of the program) once for each row; answers how many rows of the table changed.
 
     The same as ``connection.execute(statement, rows)`` without its checks of every row, which cost more than the
     database takes for a small one.
     """
     if not rows:
-        return
+        return 0
     clause = each.on(connection) if isinstance(each, Statement) else each
     sql, names = _compiled(clause, connection.dialect)
     values = list(map(_picker(names), rows))
+    changed = 0
     insertion = _INSERTION.fullmatch(sql) if connection.dialect.name == "sqlite" else None
     if insertion:
         values = _insert_together(connection, f"{sql}{f', {insertion[1]}' * (TOGETHER - 1)}", values)
+        changed = len(rows) - len(values)
     if values:
-        connection.exec_driver_sql(sql, values)
+        changed += connection.exec_driver_sql(sql, values).rowcount
+    return changed
 
 
 def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], _Values]:

@@ -147,6 +147,7 @@ class TestRetry:
     ) -> None:
         await settled(journal, {"a": VECTOR})
         await storage.write(lambda connection: connection.execute(text("UPDATE tasks SET result = x'00'")))
+        journal = SqlJournal(storage, ManualClock())  # another process: this one still knows what it has settled
         assert await delivered(journal) == []
         assert await journal.accept([task("a")], 0) == ()
         assert await operator.retry() == 1

@@ -69,6 +69,36 @@ class TestWhatIsKept:
         assert (await row(storage, "a")).reason is None
 
 
+class TestMemory:
+    async def test_what_was_settled_a_moment_ago_is_not_read_again(self, journal: SqlJournal, storage: Storage) -> None:
+        await settled(journal, {"a": VECTOR})
+        await change(storage, "UPDATE tasks SET result = NULL")
+        (entry,) = await journal.unreported(1)
+        assert entry.outcome == VECTOR
+        assert (entry.task_id, entry.type, entry.settled_at, entry.attempts) == ("a", "t", BEGINNING, 0)
+
+    async def test_what_was_settled_again_since_is_read(self, journal: SqlJournal, storage: Storage) -> None:
+        await settled(journal, {"a": VECTOR})
+        await change(storage, "UPDATE tasks SET result = x'00000000', dimensions = 1, settled_at = settled_at + 1")
+        (entry,) = await journal.unreported(1)
+        assert entry.outcome == Succeeded(Vector(bytes(4)), model="small", provider="mock", tokens=7)
+
+    async def test_what_no_longer_stands_is_not_handed_out(self, journal: SqlJournal, storage: Storage) -> None:
+        await settled(journal, {"a": VECTOR, "b": VECTOR})
+        await change(storage, "DELETE FROM tasks WHERE id = 'a'")
+        assert [entry.task_id for entry in await journal.unreported(10)] == ["b"]
+
+    async def test_a_late_outcome_is_not_remembered(self, journal: SqlJournal) -> None:
+        await settled(journal, {"a": VECTOR})
+        await journal.settle({"a": Failed("too late")})
+        assert [entry.outcome for entry in await journal.unreported(1)] == [VECTOR]
+
+    async def test_more_than_can_be_remembered(self, journal: SqlJournal) -> None:
+        outcomes: dict[str, Outcome] = {f"t{number}": Failed(str(number)) for number in range(sql.REMEMBERED + 10)}
+        await settled(journal, outcomes)
+        assert {entry.task_id: entry.outcome for entry in await journal.unreported(len(outcomes))} == outcomes
+
+
 class TestDamage:
     @pytest.mark.parametrize("content", [b"{not json", b"\x78\x9cnot deflated", None])
     async def test_a_content_that_cannot_be_read_is_set_aside(
@@ -97,6 +127,7 @@ class TestDamage:
     ) -> None:
         await settled(journal, {"a": VECTOR, "b": VECTOR})
         await change(storage, damage)
+        journal = SqlJournal(storage, ManualClock())  # another process: this one still knows what it has settled
         assert [entry.task_id for entry in await journal.unreported(1)] == ["b"]
         assert await journal.unreported(1) == ()
         kept = await row(storage, "a")
