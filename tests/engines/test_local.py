@@ -35,15 +35,25 @@ def numbers(answer: Embeddings) -> np.ndarray:
     return np.stack([np.frombuffer(vector, dtype="<f4") for vector in answer.vectors])
 
 
+PUBLISHED = {
+    "The weather is lovely today.": [1.0, 0.6660, 0.1046],
+    "It's so sunny outside!": [0.6660, 1.0, 0.1411],
+    "He drove to the stadium.": [0.1046, 0.1411, 1.0],
+}
+"""The similarities of these texts that the makers of sentence-transformers show for all-MiniLM-L6-v2."""
+
+
+def similarities(answer: Embeddings) -> np.ndarray:
+    vectors = numbers(answer)
+    return vectors @ vectors.T
+
+
 # --- ONNX -------------------------------------------------------------------------------------------------------------
 
 
 async def test_similarities_are_those_that_the_model_s_makers_publish(minilm: Path) -> None:
-    texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
-    answer = await embedded(minilm, texts)
-    vectors = numbers(answer)
-    published = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
-    assert vectors @ vectors.T == pytest.approx(np.array(published), abs=1e-4)
+    answer = await embedded(minilm, list(PUBLISHED))
+    assert similarities(answer) == pytest.approx(np.array(list(PUBLISHED.values())), abs=1e-4)
     assert answer.model.startswith("minilm@")
     assert answer.tokens == 8 + 9 + 8
 
@@ -129,6 +139,25 @@ def test_a_model_that_asks_for_more_than_a_text_is_refused(minilm: Path, tmp_pat
 
 async def of_language_model(runtime: GgufModel, texts: list[str]) -> Embeddings:
     return await LocalModel(runtime, model="smollm2").embed(texts, model="any", dimensions=None)
+
+
+async def test_an_embedding_model_pools_and_reads_as_its_file_says(minilm_gguf: Path) -> None:
+    files = find_model(minilm_gguf)
+    runtime = GgufModel(files, truncate=False)
+    model = LocalModel(runtime, model=files.name)
+    answer = await model.embed(list(PUBLISHED), model="any", dimensions=None)
+    with pytest.raises(ProviderRejected, match=r"it has 602 tokens; minilm@\w+ takes at most 512"):
+        await model.embed(["word " * 600], model="any", dimensions=None)
+    runtime.close()
+    assert similarities(answer) == pytest.approx(np.array(list(PUBLISHED.values())), abs=1e-3)
+    assert answer.tokens == 8 + 9 + 8
+
+
+async def test_a_text_longer_than_a_gguf_model_reads_is_shortened_on_request(minilm_gguf: Path) -> None:
+    runtime = GgufModel(find_model(minilm_gguf), truncate=True)
+    answer = await LocalModel(runtime, model="minilm").embed(["word " * 600, "fine"], model="any", dimensions=None)
+    runtime.close()
+    assert 0.9 * 512 < answer.tokens - 3 <= 512
 
 
 async def test_a_language_model_gives_the_mean_of_its_states(smollm2: GgufModel) -> None:
