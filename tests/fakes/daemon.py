@@ -190,7 +190,10 @@ REAL_SECONDS = 60.0
 
 @dataclass
 class Process:
-    """A command of the program as a process; ``text`` is all that it wrote so far, ``lines`` its log; ``silent`` at its end."""
+    """A command of the program as a process.
+
+    ``text`` is all that it wrote so far, ``lines`` its log; at its end it is ``silent``.
+    """
 
     process: asyncio.subprocess.Process
     text: str = ""
