@@ -62,7 +62,7 @@ class Neighbours:
             self._observer(TextsMixed(provider=self.name, model=model))
             raise ProviderUnavailable(
                 f"{self.name} gives a text other vectors beside others than alone, so none of them can be used. "
-                "llama-server does so with -np above 1: start it with -np 1, or with -kvu."
+                "llama-server does so with -np above 1: start it with -np 1, or try -kvu."
             )
         if len(self._trusted) == MOST_MODELS:
             self._trusted.clear()

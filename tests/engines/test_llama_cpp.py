@@ -124,7 +124,7 @@ async def test_slots_that_mix_texts_are_found_out(unified: bool) -> None:  # noq
                 await Neighbours(provider, observer=Recorder()).embed(TEXTS[:2], model=MODEL, dimensions=None)
             else:
                 assert not unified
-                with pytest.raises(ProviderUnavailable, match="-np 1, or with -kvu"):
+                with pytest.raises(ProviderUnavailable, match="-np 1, or try -kvu"):
                     await Neighbours(provider, observer=Recorder()).embed(TEXTS[:2], model=MODEL, dimensions=None)
 
 

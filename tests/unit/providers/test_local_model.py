@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from ai_task_processor.domain.errors import ConfigurationError, ProviderRejected, ProviderUnavailable
+from ai_task_processor.domain.events import SpaceChanged
 from ai_task_processor.providers.local_model import PROBE, Embedded, LocalModel
+from ai_task_processor.providers.space_store import MemorySpaceStore
+from ai_task_processor.providers.spaces import Spaced, Spaces
+from tests.fakes.flow import Recorder
+from tests.fakes.time import ManualClock
 
 
 class Letters:
@@ -113,3 +118,12 @@ def test_every_name_is_served() -> None:
     local = model(Letters())
     assert local.serves("nomic-embed-text")
     assert local.name == "local"
+
+
+async def test_another_file_under_the_same_name_is_another_space() -> None:
+    store, told = MemorySpaceStore(), Recorder()
+    for name in ("letters@1", "letters@1", "letters@2"):
+        spaces = await Spaces.open(store, identities={"local": name}, clock=ManualClock())
+        provider = Spaced(LocalModel(Letters(), model=name), spaces, observer=told)
+        await provider.embed(["a"], model="any", dimensions=None)
+    assert told.of(SpaceChanged) == [SpaceChanged("any", None, before="local letters@1 4", after="local letters@2 4")]

@@ -57,7 +57,7 @@ async def test_a_server_that_mixes_texts_is_not_believed_until_it_is_mended() ->
     server, told = Mixing(), Recorder()
     neighbours = Neighbours(server, observer=told)
     for texts in (TEXTS, TEXTS, TEXTS[:1]):
-        with pytest.raises(ProviderUnavailable, match=r"mixing gives a text other vectors .* -np 1, or with -kvu"):
+        with pytest.raises(ProviderUnavailable, match=r"mixing gives a text other vectors .* -np 1, or try -kvu"):
             await neighbours.embed(texts, model=MODEL, dimensions=None)
     assert told.of(TextsMixed) == [TextsMixed("mixing", MODEL)] * 3
     server.mended = True
