@@ -145,6 +145,7 @@ async def open_app(
         api = open_task_api(bench, world.wire, await worker_name(state))
         parts = Parts(state, limiter, processors, api.source, api.leases, api.reporter, gate)
         flow = make_flow(bench, parts, glance=world.glance)
+        await flow.begin()
         background = [*(engine.keep for engine in engines.values() if engine.keep), *state.keep, limiter.watch]
         if world.watches:
             background.append(partial(watch_loop, observer))

@@ -140,6 +140,13 @@ class FeatureLost(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TasksLetGo(Event):
+    """So many tasks that were not begun are no longer surely ours: their leases have ended."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class PollPlanned(Event):
     """Intake rests: the next poll is to be expected by ``by`` (Unix seconds)."""
 

@@ -205,6 +205,17 @@ class Journal(Protocol):
         """The ids of all tasks that are not reported, in no order."""
         ...
 
+    async def renewed(self, at: float) -> None:
+        """What is due was ours alone at this time, for a while."""
+        ...
+
+    async def let_go(self, before: float) -> int:
+        """Drop the due tasks accepted before this time if they were not renewed since, for they may be others' now.
+
+        Answers how many. Where nothing was ever renewed, or all was let go since, nothing is dropped.
+        """
+        ...
+
     async def forget(self, before: float) -> int:
         """Drop reported tasks whose report was acknowledged before this time; answer how many."""
         ...

@@ -23,6 +23,7 @@ class _Row:
     reported_at: float = 0.0
     mark: int = 0
     reason: str = ""
+    accepted_at: float = 0.0
 
 
 class MemoryJournal:
@@ -33,6 +34,7 @@ class MemoryJournal:
         self._rows: dict[str, _Row] = {}
         self._open: dict[str, None] = {}  # the ids of rows not reported, so that finished ones cost nothing
         self._mark = 0
+        self._renewed_at: float | None = None
 
     async def mark(self) -> int:
         """The number of reporting calls so far."""
@@ -43,7 +45,7 @@ class MemoryJournal:
         accepted = []
         for task in tasks:
             if self._is_new(task.id, mark):
-                self._put(_Row(replace(task, attempts=0)))
+                self._put(_Row(replace(task, attempts=0), accepted_at=self._clock.now()))
                 accepted.append(task.id)
         return tuple(accepted)
 
@@ -134,6 +136,20 @@ class MemoryJournal:
     async def held(self) -> tuple[str, ...]:
         """The ids of all that is not reported."""
         return tuple(self._open)
+
+    async def renewed(self, at: float) -> None:
+        """Remember when what is due was last ours alone."""
+        self._renewed_at = at
+
+    async def let_go(self, before: float) -> int:
+        """Drop the due tasks accepted before this time if they were not renewed since."""
+        if self._renewed_at is None or self._renewed_at >= before:
+            return 0
+        self._renewed_at = None
+        gone = [row.task.id for row in self._in(State.DUE) if row.accepted_at < before]
+        for task_id in gone:
+            del self._rows[task_id], self._open[task_id]
+        return len(gone)
 
     async def forget(self, before: float) -> int:
         """Drop tasks reported before this time."""

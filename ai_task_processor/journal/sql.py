@@ -134,6 +134,12 @@ _COUNT = text("""
     FROM tasks WHERE state <> 'reported' GROUP BY state
 """)
 _HELD = text("SELECT id FROM tasks WHERE state <> 'reported'")
+_RENEWED = text("""
+    INSERT INTO meta (key, value) VALUES ('renewed_at', :at) ON CONFLICT (key) DO UPDATE SET value = excluded.value
+""")
+_RENEWED_AT = text("SELECT value FROM meta WHERE key = 'renewed_at'")
+_NOT_RENEWED = text("DELETE FROM meta WHERE key = 'renewed_at'")
+_LET_GO = text("DELETE FROM tasks WHERE state <> 'reported' AND state = 'due' AND accepted_at < :before")
 _FORGET = text("DELETE FROM tasks WHERE state = 'reported' AND reported_at < :before")
 
 
@@ -252,6 +258,14 @@ class SqlJournal:
         """The ids of all that is not reported."""
         return await self._storage.read(lambda connection: tuple(connection.execute(_HELD).scalars()))
 
+    async def renewed(self, at: float) -> None:
+        """Remember when what is due was last ours alone."""
+        await self._storage.write(lambda connection: connection.execute(_RENEWED, {"at": repr(at)}))
+
+    async def let_go(self, before: float) -> int:
+        """Drop the due tasks accepted before this time if they were not renewed since."""
+        return await self._storage.write(lambda connection: _let_go(connection, before))
+
     async def forget(self, before: float) -> int:
         """Drop tasks reported before this time."""
         return await self._storage.write(lambda connection: connection.execute(_FORGET, {"before": before}).rowcount)
@@ -300,6 +314,14 @@ def _known(connection: Connection, ids: Sequence[str]) -> dict[str, int | None]:
         found = connection.execute(_KNOWN.on(connection), {"ids": ids[start : start + _LOOKED_UP_AT_ONCE]})
         known.update((task_id, mark) for task_id, mark in found)
     return known
+
+
+def _let_go(connection: Connection, before: float) -> int:
+    renewed_at = connection.execute(_RENEWED_AT).scalar()
+    if renewed_at is None or float(renewed_at) >= before:
+        return 0
+    connection.execute(_NOT_RENEWED)
+    return connection.execute(_LET_GO, {"before": before}).rowcount
 
 
 def _row(task: Task, now: float) -> Parameters:

@@ -1,6 +1,6 @@
 """The pipeline as drawn: three stages around the journal, and what wakes them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from ai_task_processor.domain.ports import Leases, Processor, RateLimiter, Reporter, TaskSource
@@ -32,9 +32,13 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """The pipeline; ``poll_now`` has the Task API polled at once, ``wake`` lets stages that rest look again."""
+    """The pipeline; ``poll_now`` has the Task API polled at once, ``wake`` lets stages that rest look again.
+
+    ``begin`` is to be awaited before it runs.
+    """
 
     pipeline: Pipeline
+    begin: Callable[[], Awaitable[None]]
     poll_now: Callable[[], None]
     wake: Callable[[], None]
 
@@ -44,6 +48,7 @@ def make_flow(bench: Bench, parts: Parts, *, glance: float) -> Flow:
     intake, dispatch, delivery = _intake(bench, parts), _dispatch(bench, parts), _delivery(bench, parts)
     gated = Gated(intake, parts.gate, turn=parts.state.turn, clock=bench.clock, observer=bench.observer)
     retention = Retention(bench.settings.retention_seconds, journal=parts.state.journal, clock=bench.clock)
+    renewal = _renewal(bench, parts)
     fetched, settled, room = Bell(), Bell(), Bell()
     look_for_tasks = min(glance, parts.state.glance)
 
@@ -59,7 +64,7 @@ def make_flow(bench: Bench, parts: Parts, *, glance: float) -> Flow:
         inner=[
             Lane("intake", gated, room, wakes=(fetched,), drops=True),
             Lane("retention", retention, Bell(), drops=True),
-            Lane("renewal", _renewal(bench, parts), Bell(), drops=True),
+            Lane("renewal", renewal, Bell(), drops=True),
             *(
                 Lane(f"dispatch {number}", dispatch, fetched, wakes=(settled, room), longest_rest=look_for_tasks)
                 for number in range(bench.settings.concurrency_limit)
@@ -70,7 +75,7 @@ def make_flow(bench: Bench, parts: Parts, *, glance: float) -> Flow:
             for number in range(bench.settings.delivery_concurrency)
         ],
     )
-    return Flow(pipeline, poll_now, wake)
+    return Flow(pipeline, renewal.let_go, poll_now, wake)
 
 
 def _intake_settings(settings: Settings) -> IntakeSettings:
@@ -104,7 +109,10 @@ def _renewal(bench: Bench, parts: Parts) -> Renewal:
         bench.settings.claim_lease_seconds,
         journal=parts.state.journal,
         leases=parts.leases,
+        clock=bench.clock,
+        observer=bench.observer,
         turn=parts.state.turn,
+        lets_go=not bench.settings.claim_tasks,
     )
 
 

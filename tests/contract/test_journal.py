@@ -439,6 +439,32 @@ class TestBooks:
         await desk.accept(task("due"))
         assert {*await desk.journal.held()} == {"parked", "succeeded", "failed", "deferred", "claimed", "due"}
 
+    async def test_lets_go_of_what_was_not_renewed(self, desk: Desk) -> None:
+        await desk.claimed("old", "claimed", "deferred", "succeeded")
+        await desk.journal.release(["old"])
+        await desk.journal.settle({"deferred": Deferred(BEGINNING + 999, "limit"), "succeeded": VECTOR})
+        await desk.journal.renewed(BEGINNING)
+        desk.clock.advance(60)
+        await desk.accept(task("fresh"))
+        assert await desk.journal.let_go(BEGINNING) == 0
+        assert await desk.journal.let_go(BEGINNING + 0.5) == 2
+        assert {*await desk.journal.held()} == {"claimed", "succeeded", "fresh"}
+        assert await desk.accept(task("old")) == ("old",)
+
+    async def test_lets_go_once_until_something_is_renewed_again(self, desk: Desk) -> None:
+        await desk.accept(task("a"))
+        assert await desk.journal.let_go(BEGINNING + 99) == 0, "it was listed, and nobody else cares"
+        await desk.journal.renewed(BEGINNING + 10.25)
+        await desk.restart()
+        assert await desk.journal.let_go(BEGINNING + 10.25) == 0
+        assert await desk.journal.let_go(BEGINNING + 10.5) == 1
+        await desk.accept(task("a"))
+        desk.clock.advance(600)
+        assert await desk.journal.let_go(BEGINNING + 300) == 0
+        await desk.journal.renewed(BEGINNING + 600)
+        assert await desk.journal.let_go(BEGINNING + 600) == 0
+        assert await desk.journal.let_go(BEGINNING + 601) == 1
+
     async def test_forgets_what_was_reported_long_ago(self, desk: Desk) -> None:
         await desk.settled({"a": VECTOR})
         await desk.journal.mark_reported(["a"])

@@ -21,6 +21,7 @@ SAMPLES: tuple[Event, ...] = (
     events.ApiRequested(route="/api/ai-tasks/{id}", method="PATCH", status=200, seconds=0.02),
     events.FeatureFound(feature="claim"),
     events.FeatureLost(feature="bulk", reason="there is no such route (HTTP 404)"),
+    events.TasksLetGo(count=7),
     events.PollPlanned(by=1_700_000_030.0),
     events.TurnElsewhere(),
     events.IntakePaused(),

@@ -18,6 +18,7 @@ from ai_task_processor.domain.events import (
     Reported,
     ReportPostponed,
     TaskAccepted,
+    TasksLetGo,
     TaskStarted,
 )
 from ai_task_processor.domain.ports import Backlog
@@ -291,8 +292,31 @@ async def test_what_was_ours_goes_to_others_when_we_stay_away(tmp_path: Path) ->
         async with running(api, tmp_path / "two", **settings) as other:
             await asyncio.sleep(LEASE)
             await other.reported(left)
+        async with running(api, tmp_path / "one", **settings) as late:
+            assert (await late.watch.seen(TasksLetGo)).count == left
+            await late.watch.seen(Polled, 5)
+            assert await late.backlog() == Backlog()
+            assert started(late) == {}, "the other has done and paid for all of them"
         assert_right(api)
         assert api.states() == {"succeeded": 40}
+
+
+@simulated_time
+async def test_in_a_long_outage_nothing_is_begun_that_may_be_others_by_now(tmp_path: Path) -> None:
+    async with a_task_api(60) as api:
+        settings = {"mock_latency_seconds": 10, "batch_size": 2, "concurrency_limit": 1, "claim_lease_seconds": LEASE}
+        async with running(api, tmp_path, **settings) as daemon:
+            await daemon.watch.seen(TaskAccepted, 60)
+            await api.down()
+            await daemon.watch.seen(TasksLetGo)
+            begun = len(started(daemon))
+            await asyncio.sleep(10 * LEASE)
+            assert len(started(daemon)) <= begun + 2, "what was under way"
+            assert 8 <= begun <= 20
+            await api.up()
+            await daemon.reported(60)
+            assert set(started(daemon).values()) == {1}
+        assert_right(api, times=100)
 
 
 @simulated_time

@@ -214,6 +214,12 @@ class GuardedJournal:
     async def held(self) -> tuple[str, ...]:
         return await self._do("held", self._journal.held)
 
+    async def renewed(self, at: float) -> None:
+        await self._do("renewed", lambda: self._journal.renewed(at))
+
+    async def let_go(self, before: float) -> int:
+        return await self._do("let_go", lambda: self._journal.let_go(before))
+
     async def forget(self, before: float) -> int:
         return await self._do("forget", lambda: self._journal.forget(before))
 

@@ -3,10 +3,12 @@ from collections.abc import Sequence
 import pytest
 
 from ai_task_processor.domain.errors import BreakerOpen, TaskApiUnavailable
+from ai_task_processor.domain.events import TasksLetGo
 from ai_task_processor.domain.outcome import Succeeded
+from ai_task_processor.domain.ports import Backlog
 from ai_task_processor.journal.memory import MemoryJournal
 from ai_task_processor.pipeline.renewal import Renewal
-from tests.fakes.flow import VECTOR, task
+from tests.fakes.flow import VECTOR, Recorder, task
 from tests.fakes.time import ManualClock
 
 
@@ -17,9 +19,22 @@ class Desk:
         self.has_leases = True
         self.fault: Exception | None = None
         self.renewed: list[Sequence[str]] = []
-        self.journal = MemoryJournal(ManualClock())
+        self.clock = ManualClock()
+        self.seen = Recorder()
+        self.journal = MemoryJournal(self.clock)
         self.my_turn = True
-        self.renewal = Renewal(60, journal=self.journal, leases=self, turn=self)
+        self.renewal = self.made()
+
+    def made(self, *, lets_go: bool = True) -> Renewal:
+        return Renewal(
+            60,
+            journal=self.journal,
+            leases=self,
+            clock=self.clock,
+            observer=self.seen,
+            turn=self,
+            lets_go=lets_go,
+        )
 
     async def used(self) -> bool:
         if self.fault:
@@ -72,3 +87,46 @@ async def test_what_fails_is_tried_again_soon(desk: Desk, fault: Exception) -> N
     desk.fault = None
     assert await desk.renewal.step() == 20
     assert len(desk.renewed) == 1
+
+
+async def test_what_was_not_renewed_in_time_and_not_begun_is_let_go_once(desk: Desk) -> None:
+    await desk.renewal.step()
+    await desk.journal.claim(1)
+    desk.fault = TaskApiUnavailable("down")
+    waited = 0.0
+    while await desk.journal.backlog() == Backlog(ready=2, claimed=1):
+        rest = await desk.renewal.step()
+        desk.clock.advance(rest)
+        waited += rest
+    assert 60 < waited <= 60 + 2 * 4
+    assert desk.seen.events == [TasksLetGo(count=2)]
+    assert await desk.journal.held() == ("a",)
+    await desk.journal.accept([task("b")], 0)
+    desk.clock.advance(600)
+    await desk.renewal.step()
+    assert {*await desk.journal.held()} == {"a", "b"}, "claimed, or listed, since"
+
+
+async def test_what_a_process_left_long_ago_is_let_go_before_the_next_begins(desk: Desk) -> None:
+    await desk.renewal.step()
+    desk.clock.advance(59)
+    await desk.made().let_go()
+    assert len(await desk.journal.held()) == 3
+    desk.clock.advance(2)
+    await desk.made().let_go()
+    assert await desk.journal.held() == ()
+
+
+async def test_where_nothing_is_leased_nothing_is_let_go(desk: Desk) -> None:
+    desk.has_leases = False
+    for _ in range(9):
+        desk.clock.advance(await desk.renewal.step())
+    assert len(await desk.journal.held()) == 3
+
+
+async def test_who_announces_tasks_lets_none_go(desk: Desk) -> None:
+    announcing = desk.made(lets_go=False)
+    await announcing.step()
+    desk.clock.advance(600)
+    await announcing.let_go()
+    assert len(await desk.journal.held()) == 3
