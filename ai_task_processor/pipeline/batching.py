@@ -8,6 +8,12 @@ from types import MappingProxyType
 from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.work import Batch, Work
 
+LINGER = 0.05
+"""Seconds for which a batch that is not full waits for more tasks, at most."""
+
+SHORTEST_LINGER = 0.001
+"""Less is no wait: a clock of the day cannot even tell a millionth of a second."""
+
 NO_COMPANY: Mapping[str, int] = MappingProxyType({})
 
 
@@ -20,6 +26,15 @@ def fitting(amounts: Iterable[Amount], room: Amount) -> int:
             break
         count += 1
     return count
+
+
+def linger(count: int, size: int, *, in_flight: int, waited: float) -> float:
+    """Seconds that ``count`` tasks should wait for company, of which ``size`` fill a batch and which waited so long.
+
+    Only while another batch is in flight: who finds the provider idle does not wait.
+    """
+    left = LINGER - waited
+    return left if in_flight and count < size and left >= SHORTEST_LINGER else 0.0
 
 
 def batches(

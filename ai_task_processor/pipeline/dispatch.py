@@ -5,7 +5,7 @@ import random
 import sys
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ai_task_processor.domain.amount import ONE_TASK, Amount
@@ -35,7 +35,7 @@ from ai_task_processor.domain.outcome import Deferred, Failed, Outcome, Succeede
 from ai_task_processor.domain.ports import Journal, Observer, Processor, RateLimiter, Receipt, Reporter
 from ai_task_processor.domain.task import Task
 from ai_task_processor.domain.work import Batch, Rejection, Work
-from ai_task_processor.pipeline.batching import batches, halves
+from ai_task_processor.pipeline.batching import batches, halves, linger
 from ai_task_processor.pipeline.planning import Defect, planned
 from ai_task_processor.pipeline.rationing import Planned, Rations
 
@@ -91,8 +91,10 @@ class Dispatch:
         clock: Clock,
         observer: Observer,
         randomness: random.Random,
+        most: Callable[[str], int] | None = None,
     ) -> None:
         self._settings = settings
+        self._most = most or (lambda _key: settings.batch_size)  # how many of a batch key make a good request now
         self._journal = journal
         self._processors = processors
         self._limiter = limiter
@@ -104,6 +106,8 @@ class Dispatch:
         self._in_doubt = False  # whether the last failure left open who is at fault
         self._company: dict[str, int] = {}  # by task id: how many may travel with it after its batch was refused
         self._closed: dict[str, float] = {}  # by batch key: until when there is no use in claiming more of the kind
+        self._in_flight = 0
+        self._few_since: dict[str, float] = {}  # by batch key: since when tasks wait for company
         self._quiet_until = -math.inf  # before that nothing is announced
         self._failed_announcements = 0  # in a row
 
@@ -116,10 +120,19 @@ class Dispatch:
         if opens_at is not None:
             return max(0.0, opens_at - self._clock.now())
         closed = self._closed_keys()
-        tasks = await self._journal.claim(self._worth_claiming(), without=closed)
+        size = self._worth_claiming()
+        tasks = await self._journal.claim(size, without=closed)
+        while self._wait_for_company(tasks, size):
+            await self._journal.release([task.id for task in tasks])
+            closed = self._closed_keys()
+            tasks = await self._journal.claim(size, without=closed)
         if not tasks:
             return await self._until_next(closed)
-        await self._perform(await self._announced(await self._fitting(tasks)))
+        self._in_flight += 1
+        try:
+            await self._perform(await self._announced(await self._fitting(tasks)))
+        finally:
+            self._in_flight -= 1
         return 0.0
 
     def _worth_beginning(self) -> Amount:
@@ -134,6 +147,25 @@ class Dispatch:
         room = self._limiter.headroom().tasks - int(self._in_doubt)
         return max(1, min(self._settings.batch_size, room))
 
+    def _wait_for_company(self, tasks: Sequence[Task], size: int) -> bool:
+        """Whether these few are better given back for a moment, in which others of their kind may come."""
+        if not tasks:
+            return False
+        now, key = self._clock.monotonic(), tasks[0].batch_key
+        since = self._few_since.pop(key, now)
+        if not linger(len(tasks), size, in_flight=self._in_flight, waited=now - since):
+            return False
+        self._few_since[key] = since
+        return True
+
+    def _in_company(self) -> Mapping[str, float]:
+        """The batch keys of which a few tasks wait for others, and until when (Unix seconds)."""
+        now, wall = self._clock.monotonic(), self._clock.now()
+        waits = {
+            key: linger(0, 1, in_flight=self._in_flight, waited=now - since) for key, since in self._few_since.items()
+        }
+        return {key: wall + wait for key, wait in waits.items() if wait > 0}
+
     async def _fitting(self, tasks: Sequence[Task]) -> Sequence[Planned]:
         """Plan as many tasks as the limits have room for; the others are given back."""
         plans = self._rations.affordable((task, planned(task, self._processors)) for task in tasks)
@@ -145,14 +177,15 @@ class Dispatch:
     def _closed_keys(self) -> set[str]:
         now = self._clock.now()
         self._closed = {key: until for key, until in self._closed.items() if until > now}
-        return self._closed.keys() | self._rations.waiting().keys()
+        return self._closed.keys() | self._rations.waiting().keys() | self._in_company().keys()
 
     async def _until_next(self, passed_over: set[str]) -> float:
         """How long until a task becomes due, or its kind can be done again: at once, where it was passed over."""
         due = await self._journal.next_due()
         if not passed_over <= self._closed_keys():
             return 0.0
-        moments = [*self._closed.values(), *self._rations.waiting().values(), *([] if due is None else [due])]
+        waiting = (self._closed, self._rations.waiting(), self._in_company())
+        moments = [moment for one in waiting for moment in one.values()] + ([] if due is None else [due])
         return max(0.0, min(moments, default=math.inf) - self._clock.now())
 
     # --- Claiming with the Task API -------------------------------------------------------------------------------
@@ -221,8 +254,8 @@ class Dispatch:
                 case Defect(traceback=trace):
                     self._observer(BatchCrashed(task.type, "", 1, trace))
                     await self._settle_one(task, self._again(task, DEFECT, 0.0, alone=True), cause="Defect")
-        size, tokens = self._settings.batch_size, self._settings.batch_tokens
-        todo = deque(batches(works, size, self._company, tokens=tokens))
+        size = min([self._settings.batch_size, *(self._most(key) for key in {work.key for work in works})])
+        todo = deque(batches(works, size, self._company, tokens=self._settings.batch_tokens))
         while todo:
             todo.extendleft(reversed(await self._settle_batch(todo.popleft())))
 

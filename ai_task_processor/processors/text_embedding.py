@@ -170,6 +170,11 @@ def _key(request: _Request) -> str:
     return request.model if request.dimensions is None else f"{request.model} {request.dimensions}"
 
 
+def model_of(key: str) -> str:
+    """The model of all works with this key."""
+    return key.partition(" ")[0]
+
+
 def _vectors(answer: Embeddings) -> Iterator[Vector]:
     return map(Vector, answer.vectors, answer.kept_as) if answer.kept_as else map(Vector, answer.vectors)
 

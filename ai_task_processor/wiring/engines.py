@@ -14,6 +14,7 @@ from ai_task_processor.domain.events import CacheFilled
 from ai_task_processor.domain.ports import EmbeddingProvider, Observer, RateLimiter
 from ai_task_processor.domain.tokens import LEAST_TOKENS
 from ai_task_processor.ops.traced import Traces
+from ai_task_processor.providers.batch_size import Sized
 from ai_task_processor.providers.budget import Budget, estimate
 from ai_task_processor.providers.cache import CacheStore
 from ai_task_processor.providers.cache_store import MemoryCacheStore, SqlCacheStore
@@ -52,7 +53,8 @@ class Engine:
 
     ``identity`` tells it from others of its name, whose vectors may be different ones. ``keep`` is to run beside it as
     long as it is used; ``look`` is to be awaited before a single use without that. ``is_server`` says that it is
-    somebody else's program, of which is to be seen first that it keeps the texts of one request apart.
+    somebody else's program, of which is to be seen first that it keeps the texts of one request apart. ``batch_size``
+    says how many texts for a model make a good request now, where that is found out while it is used.
     """
 
     provider: EmbeddingProvider
@@ -61,6 +63,7 @@ class Engine:
     keep: Job | None = None
     look: Job | None = None
     is_server: bool = False
+    batch_size: Callable[[str], int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +234,8 @@ def _ollama(bench: Bench) -> Engine:
         observer=bench.observer,
     )
     bench.adjustments.append(lambda changed: models.adjust(changed.supported_models))
-    provider = Ollama(http, models, clock=bench.clock, truncate=settings.long_input == "truncate")
+    ollama = Ollama(http, models, clock=bench.clock, truncate=settings.long_input == "truncate")
+    provider = Sized(ollama, most=settings.batch_size, clock=bench.clock)
     identity = _identity(settings, settings.ollama_base_url)
     return Engine(
         provider,
@@ -240,6 +244,7 @@ def _ollama(bench: Bench) -> Engine:
         keep=models.keep,
         look=models.look,
         is_server=True,
+        batch_size=provider.batch_size,
     )
 
 

@@ -1,6 +1,6 @@
 """The pipeline as drawn: three stages around the journal, and what wakes them."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ai_task_processor.domain.ports import Leases, Processor, RateLimiter, Reporter, TaskSource
@@ -11,6 +11,7 @@ from ai_task_processor.pipeline.intake import Intake, IntakeSettings
 from ai_task_processor.pipeline.renewal import Renewal
 from ai_task_processor.pipeline.retention import Retention
 from ai_task_processor.pipeline.run import Bell, Lane, Pipeline
+from ai_task_processor.processors.text_embedding import model_of
 from ai_task_processor.providers.models import MAX_REQUEST_TOKENS
 from ai_task_processor.settings import Settings
 from ai_task_processor.wiring.engines import Bench, least
@@ -19,7 +20,7 @@ from ai_task_processor.wiring.state import State
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the stages work with."""
+    """What the stages work with; ``batch_sizes`` say how many texts for a model make a good request now."""
 
     state: State
     limiter: RateLimiter
@@ -28,6 +29,7 @@ class Parts:
     leases: Leases
     reporter: Reporter
     gate: Gate
+    batch_sizes: Sequence[Callable[[str], int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ def _dispatch(bench: Bench, parts: Parts) -> Dispatch:
         clock=bench.clock,
         observer=bench.observer,
         randomness=bench.randomness,
+        most=lambda key: min([settings.batch_size, *(size(model_of(key)) for size in parts.batch_sizes)]),
     )
 
 

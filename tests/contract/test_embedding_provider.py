@@ -11,6 +11,7 @@ import pytest
 from ai_task_processor.domain.clock import SystemClock
 from ai_task_processor.domain.errors import NotNow, ProviderError, ProviderRejected
 from ai_task_processor.domain.ports import EmbeddingProvider
+from ai_task_processor.providers.batch_size import Sized
 from ai_task_processor.providers.budget import Budget
 from ai_task_processor.providers.cache_store import MemoryCacheStore
 from ai_task_processor.providers.cached import Cached
@@ -104,6 +105,12 @@ def guard(provider: EmbeddingProvider) -> Guarded:
 
 
 @asynccontextmanager
+async def sized() -> AsyncIterator[EmbeddingProvider]:
+    async with ollama() as provider:
+        yield Sized(provider, most=64, clock=SystemClock())
+
+
+@asynccontextmanager
 async def guarded() -> AsyncIterator[EmbeddingProvider]:
     async with openai() as provider:
         yield guard(provider)
@@ -137,7 +144,7 @@ async def spaced() -> AsyncIterator[EmbeddingProvider]:
 
 @pytest.fixture(
     params=[
-        *(openai, ollama, local, mock, guarded, hybrid, fallen_back, cached, spaced),
+        *(openai, ollama, local, mock, sized, guarded, hybrid, fallen_back, cached, spaced),
         pytest.param(local_onnx, marks=pytest.mark.engines),
         pytest.param(local_gguf, marks=pytest.mark.engines),
     ],

@@ -1,10 +1,11 @@
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_task_processor.domain.work import Work
-from ai_task_processor.pipeline.batching import batches, halves
+from ai_task_processor.pipeline.batching import LINGER, batches, halves, linger
 from tests.fakes.flow import task
 
 works = st.lists(
@@ -51,3 +52,20 @@ def test_halves_are_both_smaller_and_make_the_whole(count: int) -> None:
     assert first.works + second.works == batch.works
     assert second.works
     assert replace(batch, works=()) == replace(first, works=()) == replace(second, works=())
+
+
+@pytest.mark.parametrize(
+    ("count", "in_flight", "waited", "seconds"),
+    [
+        (3, 0, 0.0, 0.0),  # nobody waits for an idle provider
+        (3, 1, 0.0, LINGER),
+        (3, 5, LINGER / 2, LINGER / 2),
+        (3, 1, LINGER, 0.0),
+        (3, 1, LINGER - 1e-7, 0.0),  # or it would be asked again and again in the same moment
+        (3, 1, 9.0, 0.0),
+        (8, 1, 0.0, 0.0),  # full
+        (9, 1, 0.0, 0.0),
+    ],
+)
+def test_who_waits_for_company(count: int, in_flight: int, waited: float, seconds: float) -> None:
+    assert linger(count, 8, in_flight=in_flight, waited=waited) == pytest.approx(seconds)

@@ -1,6 +1,7 @@
+import asyncio
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import pytest
 
@@ -19,6 +20,7 @@ from ai_task_processor.domain.ports import Processor, Receipt
 from ai_task_processor.domain.task import Task
 from ai_task_processor.domain.work import Batch, Rejection, Work
 from ai_task_processor.journal.memory import MemoryJournal
+from ai_task_processor.pipeline.batching import LINGER
 from ai_task_processor.pipeline.dispatch import Dispatch, DispatchSettings
 from tests.fakes.flow import Echo, OneWindow, Recorder, ScriptedReporter, task
 from tests.fakes.time import ManualClock
@@ -27,7 +29,15 @@ from tests.fakes.time import ManualClock
 class House:
     """Dispatch with its neighbours."""
 
-    def __init__(self, processor: Processor, *, limiter: OneWindow | None = None, **settings: object) -> None:
+    def __init__(
+        self,
+        processor: Processor,
+        *,
+        limiter: OneWindow | None = None,
+        most: Callable[[str], int] | None = None,
+        **settings: object,
+    ) -> None:
+        self.processor = processor
         self.clock = ManualClock()
         self.journal = MemoryJournal(self.clock)
         self.reporter = ScriptedReporter()
@@ -42,7 +52,13 @@ class House:
             clock=self.clock,
             observer=self.seen,
             randomness=random.Random(1),
+            most=most,
         )
+
+    @property
+    def performed(self) -> list[tuple[str, ...]]:
+        assert isinstance(self.processor, Echo)
+        return self.processor.performed
 
     async def hold(self, *tasks: Task) -> None:
         await self.journal.accept(tasks, await self.journal.mark())
@@ -349,3 +365,83 @@ async def test_after_a_failure_that_left_open_who_is_at_fault_one_place_is_left_
     await house.hold(*numbered(6))
     await house.drain()
     assert [len(ids) for ids in echo.performed] == [3, 2, 1, 3]
+
+
+# --- In company -------------------------------------------------------------------------------------------------------
+
+
+class Busy(Echo):
+    """The first batch is not done before a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.ended = asyncio.Event(), asyncio.Event()
+
+    async def perform(self, batch: Batch) -> Mapping[str, Outcome]:
+        outcomes = await super().perform(batch)
+        if len(self.performed) == 1:
+            self.began.set()
+            await self.ended.wait()
+        return outcomes
+
+
+class BusyHouse(House):
+    """One lane of its dispatch has a batch in flight."""
+
+    async def begin(self) -> None:
+        assert isinstance(self.processor, Busy)
+        self.busy = self.processor
+        await self.hold(task("first"))
+        self.lane = asyncio.create_task(self.dispatch.step())
+        await self.busy.began.wait()
+
+    async def end(self) -> None:
+        self.busy.ended.set()
+        await self.lane
+
+
+@pytest.fixture
+async def busy() -> AsyncIterator[BusyHouse]:
+    house = BusyHouse(Busy())
+    await house.begin()
+    yield house
+    await house.end()
+
+
+async def test_a_few_tasks_wait_for_others_while_a_batch_is_in_flight(busy: BusyHouse) -> None:
+    await busy.hold(*numbered(2))
+    assert await busy.dispatch.step() == pytest.approx(LINGER)
+    assert len(busy.performed) == 1
+    await busy.hold(*(task(f"late {number}") for number in range(3)))
+    busy.clock.advance(LINGER)
+    await busy.dispatch.step()
+    assert [set(ids) for ids in busy.performed[1:]] == [{"t0", "t1", "late 0", "late 1", "late 2"}]
+
+
+async def test_they_wait_no_longer_than_the_batch_that_is_in_flight(busy: BusyHouse) -> None:
+    await busy.hold(*numbered(2))
+    await busy.dispatch.step()
+    await busy.end()
+    await busy.dispatch.step()
+    assert len(busy.performed) == 2
+
+
+async def test_a_full_batch_and_another_kind_do_not_wait(busy: BusyHouse) -> None:
+    await busy.hold(*numbered(2), *(task(f"other {number}", batch_key="other") for number in range(8)))
+    await busy.dispatch.step()
+    assert [len(ids) for ids in busy.performed] == [1, 8]
+    assert await busy.dispatch.step() == pytest.approx(LINGER)
+
+
+async def test_who_finds_the_provider_idle_does_not_wait() -> None:
+    house = House(Echo())
+    await house.hold(task("alone"))
+    assert await house.dispatch.step() == 0
+    assert house.performed == [("alone",)]
+
+
+async def test_what_is_claimed_is_sent_in_requests_of_the_size_that_is_good_now() -> None:
+    house = House(Echo(), most=lambda key: 3 if key == "text" else 100)
+    await house.hold(*numbered(8))
+    await house.drain()
+    assert [len(ids) for ids in house.performed] == [3, 3, 2]
