@@ -143,7 +143,8 @@ async def open_app(
         if traces:
             processors = {kind: traces.processor(one) for kind, one in processors.items()}
         api = open_task_api(bench, world.wire, await worker_name(state))
-        parts = Parts(state, limiter, processors, api.source, api.leases, api.reporter, gate)
+        sizes = [engine.batch_size for engine in engines.values() if engine.batch_size]
+        parts = Parts(state, limiter, processors, api.source, api.leases, api.reporter, gate, sizes)
         flow = make_flow(bench, parts, glance=world.glance)
         await flow.begin()
         background = [*(engine.keep for engine in engines.values() if engine.keep), *state.keep, limiter.watch]
