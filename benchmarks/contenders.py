@@ -97,6 +97,11 @@ def _peer_env(base: str, folder: Path) -> dict[str, str]:
     return {"BENCH_BASE": base, "BENCH_RUN": folder.name, "PYTHONPATH": str(HERE / "peers"), "PYTHONWARNINGS": "ignore"}
 
 
+NOT_TO_BE_HAD = {
+    "conductor-python": "it needs a Conductor server, a Java program that none of PyPI, npm and Debian carries"
+}
+"""Who would belong here, and why they cannot be measured."""
+
 REDIS = ("127.0.0.1", 6379)
 POSTGRES = ("127.0.0.1", 5432)
 
