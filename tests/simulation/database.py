@@ -23,9 +23,9 @@ from ai_task_processor.domain.ports import Observer
 from ai_task_processor.storage.migrations import migrate
 from ai_task_processor.storage.postgres import CONNECT_SECONDS, CONNECTIONS, PostgresStorage
 from tests.simulation import faults
-from tests.simulation.faults import Weather
 from tests.simulation.life import Life
 from tests.simulation.machine import Machine
+from tests.simulation.scenario import Replicas
 
 T = TypeVar("T")
 
@@ -77,11 +77,11 @@ class Witness(Protocol):
 
 
 class SharedDatabase:
-    """What all replicas see. ``weather`` is that of the way to it, its clock is ``machine``'s."""
+    """What all replicas see. On the way to it is the ``replicas``' weather, its clock is ``machine``'s."""
 
     def __init__(
         self,
-        weather: Weather,
+        replicas: Replicas,
         *,
         healed: float,
         machine: Machine,
@@ -90,7 +90,8 @@ class SharedDatabase:
         tell: Callable[[str], None],
     ) -> None:
         self.machine = machine
-        self._weather = weather
+        self._weather = replicas.database
+        self._cut = replicas.cut
         self._healed = healed
         self._chance = chance
         self._witness = witness
@@ -147,9 +148,11 @@ class SharedDatabase:
         """Seconds for one way."""
         return self._weather.delay(asyncio.get_running_loop().time(), self._healed, self._chance)
 
-    def fault(self) -> str:
-        """What goes wrong with a transaction that begins now."""
-        fault = self._weather.fault(asyncio.get_running_loop().time(), self._healed, self._chance)
+    def fault(self, host: int) -> str:
+        """What goes wrong with a transaction that a host begins now."""
+        now = asyncio.get_running_loop().time()
+        cut = next((cut for cut in self._cut[host] if cut.begin <= now < cut.end), None)
+        fault = cut.fault if cut else self._weather.fault(now, self._healed, self._chance)
         if fault:
             self._tell(f"database: {fault}")
         return fault
@@ -222,7 +225,7 @@ class Pool:
         """Take a connection, and give it back at the end."""
         async with self._room:
             self._life.door()
-            fault = self._database.fault()
+            fault = self._database.fault(self._life.facts.host)
             if fault == faults.HANG_BEFORE:
                 await asyncio.sleep(CONNECT_SECONDS)
                 raise TimeoutError

@@ -132,7 +132,7 @@ class Host:
     # --- One life -----------------------------------------------------------------------------------------------------
 
     def _begin(self, trap: Trap | None) -> None:
-        facts = self._ledger.born(self._around.loop.time())
+        facts = self._ledger.born(self._number, self._around.loop.time())
         self._life = Life(facts, trap, self._tell)
         self._tell(
             f"life {facts.number} begins on host {self._number}, "

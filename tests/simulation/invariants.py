@@ -29,6 +29,7 @@ class LifeFacts:
     """What is known of one run of the daemon. An ``abrupt`` end is a kill, or a stop whose grace was too short."""
 
     number: int
+    host: int
     began_at: float
     ended_at: float = float("inf")
     abrupt: bool = False
@@ -85,9 +86,9 @@ class Ledger:
 
     # --- Noted on the way ---------------------------------------------------------------------------------------------
 
-    def born(self, now: float) -> LifeFacts:
+    def born(self, host: int, now: float) -> LifeFacts:
         """A life begins."""
-        facts = LifeFacts(len(self.lives) + 1, began_at=now)
+        facts = LifeFacts(len(self.lives) + 1, host, began_at=now)
         self.lives.append(facts)
         self.turns += 1
         return facts
@@ -157,11 +158,15 @@ class Ledger:
     def _unwritten_since(self, life: LifeFacts) -> float:
         """From when on a life that ended abruptly may not have come to writing down what it heard."""
         since = life.ended_at - JUST_NOW
-        outages = self.scenario.replicas.database.outages if self.scenario.replicas else ()
-        for outage in reversed(outages):
+        for outage in sorted(self._away_from(life.host), key=lambda outage: -outage.begin):
             if outage.begin < since <= outage.end + JUST_NOW:
                 since = outage.begin - JUST_NOW
         return since
+
+    def _away_from(self, host: int) -> Sequence[Outage]:
+        """When a host could not reach the database."""
+        replicas = self.scenario.replicas
+        return (*replicas.database.outages, *replicas.cut[host]) if replicas else ()
 
     def _judge_turns(self) -> None:
         """Another replica polls only after something has happened to the one that did."""

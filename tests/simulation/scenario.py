@@ -10,9 +10,12 @@ from tests.simulation.faults import (
     API_OUTAGES,
     DATABASE_FAULTS,
     DATABASE_OUTAGES,
+    HANG_BEFORE,
     PROVIDER_FAULTS,
     PROVIDER_OUTAGES,
+    REFUSED,
     TOKEN_OUTAGES,
+    Outage,
     Weather,
     drawn_outages,
     drawn_rates,
@@ -123,12 +126,13 @@ class Ends:
 class Replicas:
     """Several daemons on one ``database``, to which the way has that weather.
 
-    Their clocks are ``ahead`` of the true time by so many seconds, the database's is set as ``jumps`` say. Idle ones
-    look for work every ``glance`` seconds.
+    Their clocks are ``ahead`` of the true time by so many seconds, the database's is set as ``jumps`` say. Each is
+    ``cut`` off from it at times at which the others are not. Idle ones look for work every ``glance`` seconds.
     """
 
     ahead: tuple[float, ...]
     database: Weather
+    cut: tuple[tuple[Outage, ...], ...]
     jumps: tuple[tuple[float, float], ...] = ()
     glance: float = 5.0
 
@@ -177,7 +181,7 @@ def drawn(seed: int) -> Scenario:
     tasks = _tasks(chance, healed, seed, alone_in_limit=settings.get("rate_limit_per_minute") == 1)
     api = _api(chance, healed, len(tasks))
     ends = _ends(chance, healed)
-    replicas = _replicas(chance, healed) if together else None
+    replicas = _replicas(chance, healed, float(str(settings["lease_seconds"]))) if together else None
     return Scenario(
         seed=seed,
         healed=healed,
@@ -427,8 +431,9 @@ def _ends(chance: random.Random, healed: float) -> Ends:
     )
 
 
-def _replicas(chance: random.Random, healed: float) -> Replicas:
+def _replicas(chance: random.Random, healed: float, lease: float) -> Replicas:
     count = chance.choice((2, 2, 2, 3, 4))
+    cuts = chance.choice((0, 0, 2, 5))
     skew = chance.choice((0.0, 0.0, 0.5, 30.0))
     return Replicas(
         ahead=tuple(chance.uniform(-skew, skew) for _ in range(count)),
@@ -438,10 +443,17 @@ def _replicas(chance: random.Random, healed: float) -> Replicas:
             latency=chance.choice(((0.0, 0.0), (0.001, 0.005), (0.01, 0.2))),
             slow=chance.choice((0.0, 0.0, 0.01)),
         ),
+        cut=tuple(tuple(_cut(chance, healed, lease) for _ in range(cuts)) for _ in range(count)),
         jumps=()
         if chance.random() < 0.8
         else ((chance.uniform(0, healed), chance.choice((-600.0, -1.0, 1.0, 600.0))),),
     )
+
+
+def _cut(chance: random.Random, healed: float, lease: float) -> Outage:
+    """A time in which a lease runs out, just so or by far."""
+    begin = chance.uniform(0, healed)
+    return Outage(begin, begin + lease * chance.choice((1.1, 1.3, 1.5, 3.0)), chance.choice((REFUSED, HANG_BEFORE)))
 
 
 def _jumps(chance: random.Random, healed: float) -> tuple[tuple[float, float], ...]:

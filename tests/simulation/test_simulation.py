@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ai_task_processor.domain.amount import USD, Unit
 from tests.simulation.month import DAY, DAYS, month
-from tests.simulation.scenario import drawn
+from tests.simulation.scenario import Scenario, drawn
+from tests.simulation.steady import TOKENS, busy, idle, usable
 from tests.simulation.world import Report, simulate
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "40"))
@@ -89,6 +91,37 @@ def test_replicas_meet_what_they_are_meant_to_meet() -> None:
         if not missing:
             return
     raise AssertionError(f"no replicas met this: {missing}")
+
+
+@pytest.mark.parametrize("replicas", [0, 3])
+@pytest.mark.parametrize(
+    ("unit", "limit", "strategy", "settings"),
+    [
+        ("tasks", 12, "rolling", {"rate_limit_per_minute": 12}),
+        ("tokens", 60 * TOKENS, "fixed", {"token_limit_per_minute": 60 * TOKENS}),
+        ("cost", 60 * TOKENS * 130_000, "rolling", {"cost_limit_per_minute": 60 * TOKENS * 130_000 / USD}),
+    ],
+)
+def test_a_steady_load_can_use_a_limit(
+    unit: Unit, limit: int, strategy: str, settings: dict[str, object], replicas: int
+) -> None:
+    count = 120 if unit == "tasks" else 300
+    report = simulate(busy(count, replicas=replicas, rate_limit_strategy=strategy, **settings))
+    assert not report.violations, failure(report)
+    assert 0.98 <= usable(report.spending, unit, limit, count, rolling=strategy == "rolling") <= 1
+
+
+def test_replicas_poll_as_often_as_one() -> None:
+    """Also while they die."""
+
+    def polls_an_hour(scenario: Scenario) -> float:
+        report = simulate(scenario)
+        assert not report.violations, failure(report)
+        return report.counts["event: Polled"] / report.simulated * 3_600
+
+    alone = polls_an_hour(idle(1_800))
+    assert polls_an_hour(idle(1_800, replicas=3)) <= 1.1 * alone
+    assert polls_an_hour(idle(1_800, replicas=2, deaths=2)) <= 1.2 * alone
 
 
 def test_a_month_without_an_operator_passes_in_seconds() -> None:

@@ -22,7 +22,7 @@ from tests.simulation.machine import Machine, SimulatedLoop, SimulationStuck
 from tests.simulation.provider import SimulatedProvider
 from tests.simulation.scenario import UNWELCOME, Scenario, last_task
 from tests.simulation.server import TaskServer
-from tests.simulation.spending import Spending
+from tests.simulation.spending import Note, Spending
 from tests.simulation.state import Commits, Disk, Shared
 from tests.simulation.trace import Trace
 
@@ -50,6 +50,7 @@ class Report:
     trace: Trace
     counts: Mapping[str, int]
     simulated: float
+    spending: Sequence[Note]
 
 
 def simulate(scenario: Scenario) -> Report:
@@ -74,7 +75,9 @@ def simulate(scenario: Scenario) -> Report:
                 ledger.violated(str(stuck))
         for complaint in (*loop.complaints, *complaints.messages):
             ledger.violated(f"a complaint: {complaint}")
-        return Report(scenario.seed, ledger.violations, trace, Counter(ledger.counts), loop.time())
+        return Report(
+            scenario.seed, ledger.violations, trace, Counter(ledger.counts), loop.time(), ledger.spending.notes
+        )
 
 
 class _Moments:
@@ -181,7 +184,7 @@ class _Simulation:
             self._ledger, self._server, self._parked, lease=self._settings.lease_seconds, steady=not replicas.jumps
         )
         database = SharedDatabase(
-            replicas.database,
+            replicas,
             healed=self._scenario.healed,
             machine=Machine(self._loop),
             chance=random.Random(f"database {self._scenario.seed}"),
