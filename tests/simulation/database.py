@@ -222,36 +222,43 @@ class Pool:
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator["Session"]:
-        """Take a connection, and give it back at the end."""
-        async with self._room:
-            self._life.door()
-            fault = self._database.fault(self._life.facts.host)
-            if fault == faults.HANG_BEFORE:
-                await asyncio.sleep(CONNECT_SECONDS)
-                raise TimeoutError
-            await asyncio.sleep(self._database.delay())
-            self._life.door()
-            if fault == faults.REFUSED:
-                raise ConnectionRefusedError("connection refused")
-            if fault == faults.BUSY:
-                raise asyncpg.TooManyConnectionsError("sorry, too many clients already")
-            session = Session(self._database, self._life, self._name, fault)
-            try:
-                yield session
-            finally:
-                self._database.rollback()
+        """Take a connection, and give it back at the end, or when it is invalidated."""
+        await self._room.acquire()
+        session = Session(self._database, self._life, self._name, self._room)
+        try:
+            await session.open()
+            yield session
+        finally:
+            self._database.rollback()
+            if not session.invalidated:
+                self._room.release()
 
 
 class Session:
     """As much of SQLAlchemy's AsyncConnection as PostgresStorage uses: one transaction."""
 
-    def __init__(self, database: SharedDatabase, life: Life, name: str, fault: str) -> None:
+    def __init__(self, database: SharedDatabase, life: Life, name: str, room: asyncio.Semaphore) -> None:
         self.invalidated = False
         self._database = database
         self._life = life
         self._name = name
-        self._fault = fault
+        self._room = room
+        self._fault = ""
         self._reads = False
+
+    async def open(self) -> None:
+        """Go to the database."""
+        self._life.door()
+        self._fault = self._database.fault(self._life.facts.host)
+        if self._fault == faults.HANG_BEFORE:
+            await asyncio.sleep(CONNECT_SECONDS)
+            raise TimeoutError
+        await asyncio.sleep(self._database.delay())
+        self._life.door()
+        if self._fault == faults.REFUSED:
+            raise ConnectionRefusedError("connection refused")
+        if self._fault == faults.BUSY:
+            raise asyncpg.TooManyConnectionsError("sorry, too many clients already")
 
     async def execution_options(self, **options: object) -> None:
         """See whether this is for reading only."""
@@ -285,8 +292,10 @@ class Session:
 
     async def invalidate(self) -> None:
         """Use this connection no more."""
-        self.invalidated = True
         self._database.rollback()
+        if not self.invalidated:
+            self._room.release()
+        self.invalidated = True
 
 
 def _in_other_words(
