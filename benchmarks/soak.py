@@ -26,8 +26,8 @@ from processes import Group, machine, stand_in
 from report import FONT, INK, OURS_INK, put
 from startup import free_port, until_ready
 
-TASKS, QUICK = 500_000, 30_000
-LOT = 4_000
+TASKS, QUICK = 500_000, 40_000
+LOT = 2_000
 WARM_UP = 1 / 3
 """The part of the tasks until everything is as large as it gets: cache, journal, pools."""
 
@@ -35,7 +35,10 @@ EVERY = 1.0
 PATIENCE = 300.0
 """Seconds between two looks, and until a lot is given up."""
 
-SHORT_MEMORY = {"STATE_RETENTION_HOURS": "0.003", "EMBEDDING_CACHE_MB": "16"}
+SHORT_MEMORY = {"STATE_RETENTION_HOURS": "0.0006", "EMBEDDING_CACHE_MB": "16", "POLLING_INTERVAL_SECONDS": "0.2"}
+
+LOT_MB = 12.0
+"""What a lot's vectors take on the disk, more or less of which may wait for delivery when it is looked at."""
 
 CHART = "soak.svg"
 
@@ -57,7 +60,7 @@ class Measure:
 MEASURES = {
     "memory": Measure("memory", "MB", share=0.05, least=5),
     "files": Measure("open files", "", share=0.05, least=2),
-    "state": Measure("state on disk", "MB", share=0.1, least=2),
+    "state": Measure("state on disk", "MB", share=0.1, least=LOT_MB),
     "series": Measure("metric series", "", share=0, least=0),
 }
 
@@ -187,7 +190,7 @@ def _change(measure: Measure, key: str, looks: Sequence[Look]) -> Change:
 
 def _lines(changes: dict[str, Change], tasks: int, seconds: float, looks: int) -> Iterator[str]:
     day = datetime.now(UTC).date().isoformat()
-    yield f"{tasks:,} tasks in {seconds / 60:.0f} minutes on {machine()}, {day}; {looks} looks. Medians of the first"
+    yield f"{tasks:,} tasks in {seconds / 60:.1f} minutes on {machine()}, {day}; {looks} looks. Medians of the first"
     yield "and of the last quarter after a warm-up of a third of the tasks:"
     yield ""
     yield "| | first | last | may grow by |"
