@@ -116,6 +116,7 @@ class World:
             "PROCESSING_MODE": "mock",
             "POLLING_INTERVAL_SECONDS": 0.5,
             "REQUEST_TIMEOUT": 5,
+            "CIRCUIT_BREAKER_RECOVERY_SECONDS": 1,
             "METRICS_PORT": 0,
             "LOG_FORMAT": "json",
             **settings,
