@@ -155,4 +155,13 @@ def warnings(settings: Settings) -> list[str]:
         )
     if not settings.api_base_url.startswith("https://") and not settings.is_local_api:
         found.append("API_BASE_URL is not https: tokens and texts cross the network in the open")
+    if (
+        "claim" in settings.wanted_features
+        and settings.claim_lease_seconds <= settings.circuit_breaker_recovery_seconds
+    ):
+        found.append(
+            f"CLAIM_LEASE_SECONDS={settings.claim_lease_seconds} is not above CIRCUIT_BREAKER_RECOVERY_SECONDS="
+            f"{settings.circuit_breaker_recovery_seconds:g}: after an outage others may do "
+            "again, and pay for, what is held here"
+        )
     return found
