@@ -23,7 +23,7 @@ from tests.simulation.faults import (
 
 MODEL = "nomic-embed-text"
 
-REPLICAS = 0.08
+REPLICAS = 0.05
 """The share of the seeds in which several daemons share a database: they cost many times as much as one."""
 
 FEW_LANES = {"delivery_concurrency": 2, "concurrency_limit": 2}

@@ -86,7 +86,7 @@ def test_the_worlds_are_as_bad_as_they_are_meant_to_be() -> None:
 def test_replicas_meet_what_they_are_meant_to_meet() -> None:
     missing = {"claims taken over", "outcomes taken over", "answers lost with a lease", "turns passed on"}
     missing |= {"event: StateLost", "event: StateRegained", "event: TurnElsewhere", "kills", "graceful stops"}
-    for scenario in (scenario for scenario in map(drawn, range(500)) if scenario.replicas):
+    for scenario in (scenario for scenario in map(drawn, range(1_000)) if scenario.replicas):
         missing -= simulate(scenario).counts.keys()
         if not missing:
             return
