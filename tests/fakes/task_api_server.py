@@ -74,7 +74,8 @@ class FakeTaskApi:
     sent), and a token lives so long by ``clock``.
 
     ``features`` names the optional routes that there are, claim and bulk; ``leases`` says of claimed tasks who has them
-    and until when, ``given`` how many times each was claimed. A fault of a task's PATCH is also the status of its result among many.
+    and until when, ``given`` how many times each was claimed. A fault of a task's PATCH is also the status of its
+    result among many.
     """
 
     def __init__(self, *, clock: Clock | None = None, prefix: str = "") -> None:
