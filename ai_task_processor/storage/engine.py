@@ -117,7 +117,10 @@ class SqliteStorage:
 
     def _end(self, ran: Future[list["_Ran"]]) -> None:
         self._begin_next()  # first: the disk works while the callers go on
-        for asked, answer, error in ran.result():
+        self._tell(ran.result())
+
+    def _tell(self, group: Sequence["_Ran"]) -> None:
+        for asked, answer, error in group:
             if asked.answer.done():
                 continue
             if error is None:
@@ -126,6 +129,17 @@ class SqliteStorage:
                 asked.answer.set_exception(error)
 
     def _run(self, group: Sequence[_Asked]) -> list["_Ran"]:
+        """Who only looks is answered before the others write, and need not wait for the disk."""
+        looks = [asked for asked in group if not asked.writes]
+        writes = [asked for asked in group if asked.writes]
+        if not looks or not writes:
+            return self._done(group)
+        looked = self._done(looks)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            group[0].answer.get_loop().call_soon_threadsafe(self._tell, looked)
+        return self._done(writes)
+
+    def _done(self, group: Sequence[_Asked]) -> list["_Ran"]:
         if len(group) > 1:
             with contextlib.suppress(Exception):  # whose it is shows when each is run for itself
                 return self._together(group)

@@ -192,6 +192,19 @@ class TestTransactions:
             assert answers == [None, None, (["a"], []), None]
             assert await storage.read(stored) == ["a", "b"]
 
+    async def test_who_only_looks_does_not_wait_for_those_who_write(self, file: Path) -> None:
+        begin, end = threading.Event(), threading.Event()
+        async with open_storage(url(file)) as storage:
+            first = asyncio.create_task(storage.read(lambda _: begin.wait()))
+            writer = asyncio.create_task(storage.write(lambda _: end.wait()))
+            look = asyncio.create_task(storage.read(stored))
+            await asyncio.sleep(0)
+            begin.set()
+            assert await look == []
+            assert not writer.done()
+            end.set()
+            await asyncio.gather(first, writer)
+
     async def test_one_of_several_that_fails_harms_no_other(self, file: Path) -> None:
         def fail(connection: Connection) -> None:
             storing("half")(connection)
