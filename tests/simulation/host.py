@@ -63,6 +63,7 @@ class Surroundings:
     server: TaskServer
     providers: Mapping[str, SimulatedProvider]
     states: States
+    life_begins: Callable[[], None]
 
 
 class Host:
@@ -138,6 +139,7 @@ class Host:
             f"life {facts.number} begins on host {self._number}, "
             + (f"trap {trap.point} {trap.countdown}" if trap else "no trap")
         )
+        self._around.life_begins()
         self._app = None
         self._work = asyncio.create_task(self._daemon(self._life), name="daemon")
 

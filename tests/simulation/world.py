@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import tempfile
 from collections import Counter
@@ -92,6 +93,10 @@ class _Moments:
         self.database: SharedDatabase | None = None
         """Whose clock all replicas go by."""
 
+    def begin(self) -> None:
+        """A limiter that knows of nothing goes by the clock of the machine."""
+        self._line, self._line_at = -math.inf, self._loop.time()
+
     def __call__(self) -> float:
         if self.database is not None:
             self._line = max(self._line, self.database.machine.wall())
@@ -143,6 +148,7 @@ class _Simulation:
             self._server,
             self._providers(),
             self._states(),
+            self._life_begins,
         )
         self._hosts = [Host(number, around, machine) for number, machine in enumerate(machines)]
         self._moments.host = self._hosts[0]
@@ -196,6 +202,10 @@ class _Simulation:
             self._loop.call_at(moment, self._jump, database.machine, seconds)
         self._moments.database = database
         return Shared(database, replicas, self._settings)
+
+    def _life_begins(self) -> None:
+        if not self._ledger.spending.sent:
+            self._moments.begin()
 
     def _reported(self, task_ids: Sequence[str]) -> None:
         for task_id in task_ids:
