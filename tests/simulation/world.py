@@ -204,7 +204,7 @@ class _Simulation:
         return Shared(database, replicas, self._settings)
 
     def _life_begins(self) -> None:
-        if not self._ledger.spending.sent:
+        if not any(self._ledger.requests.values()):  # those that were not sent were booked as well
             self._moments.begin()
 
     def _reported(self, task_ids: Sequence[str]) -> None:
