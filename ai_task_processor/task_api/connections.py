@@ -23,6 +23,9 @@ IDLE_SECONDS = 4.0
 NEXT_ADDRESS = 0.25
 """Seconds after which the next address of a name is tried beside the first one (RFC 8305)."""
 
+LARGEST_HEAD = 64 * 1024
+"""Bytes of an answer before its body, at most; a server that does not come to the point is not waited for."""
+
 _FINAL: Final = 200
 _UPGRADED: Final = 101
 """An answer with a status below 200 is followed by the one that is meant, but for one."""
@@ -135,6 +138,7 @@ class _Connection(asyncio.Protocol):
     def _begin(self, most: int) -> None:
         self._most = most
         self._status = 0
+        self._head_size = 0
         self._headers: CIMultiDict[str] = CIMultiDict()
         self._body = bytearray()
         self._keeps_alive = False
@@ -165,6 +169,10 @@ class _Connection(asyncio.Protocol):
             self._end(self._head)
         except httptools.HttpParserError as error:
             self._fail(error)
+        if not self._status:
+            self._head_size += len(data)
+            if self._head_size > LARGEST_HEAD:
+                self._fail(ConnectionError("the head of the answer does not end"))
 
     def connection_lost(self, error: Exception | None) -> None:
         """The end, which is also that of an answer that does not say how long it is."""

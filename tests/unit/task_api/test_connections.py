@@ -135,6 +135,21 @@ async def test_ways_to_say_the_same(answer: bytes) -> None:
         assert server.connections == 1
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\n" + b"X-Much: more\r\n" * 6_000,
+        b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 70_000,
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" * 3_000,
+    ],
+)
+async def test_a_head_without_an_end_is_not_waited_for(answer: bytes) -> None:
+    async with listening(answer, OK) as server, open_connections() as connections:
+        with pytest.raises(NoAnswer, match="does not end"):
+            await connections.send(request(server))
+        assert (await connections.send(request(server))).status == 200
+
+
 async def test_an_answer_without_a_body() -> None:
     async with listening(b"HTTP/1.1 204 No Content\r\n\r\n", OK) as server, open_connections() as connections:
         assert (await connections.send(request(server))).status == 204
