@@ -23,9 +23,18 @@ from ai_task_processor.pipeline.run import Pipeline
 from ai_task_processor.processors import text_embedding
 from ai_task_processor.settings import Settings
 from ai_task_processor.task_api.requests import Exchange
-from ai_task_processor.wiring.engines import Bench, Job, MakeEngine, combined, engine_names, make_engine, measure
+from ai_task_processor.wiring.engines import (
+    Bench,
+    Engine,
+    Job,
+    MakeEngine,
+    combined,
+    engine_names,
+    make_engine,
+    measure,
+)
 from ai_task_processor.wiring.flow import Parts, make_flow
-from ai_task_processor.wiring.operation import facts, make_watchers, serve_operation, warnings
+from ai_task_processor.wiring.operation import Watchers, facts, make_watchers, serve_operation, warnings
 from ai_task_processor.wiring.state import State, memory_of, open_state, worker_name
 from ai_task_processor.wiring.task_api import open_task_api, open_wire
 
@@ -109,58 +118,78 @@ async def open_app(
     Raises ConfigurationError or JournalError.
     """
     world = world or World()
-    clock = world.clock
-    watchers = make_watchers(settings, world.processors, clock)
+    watchers = make_watchers(settings, world.processors, world.clock)
     traces = Traces(world.tracer) if world.tracer else None
     observer = Observers(watchers.health, watchers.metrics, watchers.recent, *observers, *([traces] if traces else []))
     observer(Started(facts=facts(settings)))
     for warning in warnings(settings):
         observer(Warned(message=warning))
     async with AsyncExitStack() as stack:
-        state = await stack.enter_async_context(world.state(settings, clock))
-        if state.events:
-            state.events.to = observer
-        gate = Gate(observer)
-        limiter: Limiter | None = None
-        app: App | None = None
-
-        def usage() -> Mapping[str, WindowUsage]:
-            return limiter.usage() if limiter else {}
-
-        def poll() -> None:
-            if app:  # which polls when it starts
-                app.poll_now()
-
-        url = ""
-        if world.serves:  # already now: the database may be away for a while
-            url = await serve_operation(stack, settings, watchers, state, usage, poll, gate, clock)
-        limiter = await _limiter(settings, state.limits, clock, observer, world.boot())
-        await _reopen(state.journal, observer)
-        bench = Bench(settings, clock, observer, world.randomness, stack, traces=traces)
-        engines = {name: world.engine(bench, name) for name in engine_names(settings)}
-        provider = await combined(bench, engines, limiter, await memory_of(state, settings))
-        processors = {kind: make(bench, provider) for kind, make in world.processors.items()}
-        if traces:
-            processors = {kind: traces.processor(one) for kind, one in processors.items()}
-        api = open_task_api(bench, world.wire, await worker_name(state))
-        sizes = [engine.batch_size for engine in engines.values() if engine.batch_size]
-        parts = Parts(state, limiter, processors, api.source, api.leases, api.reporter, gate, sizes)
-        flow = make_flow(bench, parts, glance=world.glance)
-        await flow.begin()
-        background = [*(engine.keep for engine in engines.values() if engine.keep), *state.keep, limiter.watch]
-        if world.watches:
-            background.append(partial(watch_loop, observer))
-        bench.adjustments.append(lambda changed: watchers.health.adjust(limits_enabled=changed.rate_limit_enabled))
-        app = App(
-            flow.pipeline,
-            poll_now=flow.poll_now,
-            adjust=partial(_adjust, limiter, bench.adjustments, flow.wake),
-            background=background,
-            journal=state.journal,
-            observer=observer,
-            ops_url=url,
+        yield await _opened(
+            Bench(settings, world.clock, observer, world.randomness, stack, traces=traces), world, watchers
         )
-        yield app
+
+
+class _Answers:
+    """What the routes ask of parts that may not be there yet: the database may be away for a while at the start."""
+
+    def __init__(self) -> None:
+        self.limiter: Limiter | None = None
+        self.app: App | None = None
+
+    def usage(self) -> Mapping[str, WindowUsage]:
+        return self.limiter.usage() if self.limiter else {}
+
+    def poll(self) -> None:
+        if self.app:  # which polls when it starts
+            self.app.poll_now()
+
+
+async def _opened(bench: Bench, world: World, watchers: Watchers) -> App:
+    """The routes first, then what waits for the state, then the flow; all is closed with the bench."""
+    settings, observer, clock = bench.settings, bench.observer, bench.clock
+    state = await bench.stack.enter_async_context(world.state(settings, clock))
+    if state.events:
+        state.events.to = observer
+    answers, gate, url = _Answers(), Gate(observer), ""
+    if world.serves:
+        url = await serve_operation(bench.stack, settings, watchers, state, answers.usage, answers.poll, gate, clock)
+    answers.limiter = limiter = await _limiter(settings, state.limits, clock, observer, world.boot())
+    await _reopen(state.journal, observer)
+    engines = {name: world.engine(bench, name) for name in engine_names(settings)}
+    flow = make_flow(bench, await _parts(bench, world, state, limiter, engines, gate), glance=world.glance)
+    await flow.begin()
+    bench.adjustments.append(lambda changed: watchers.health.adjust(limits_enabled=changed.rate_limit_enabled))
+    answers.app = app = App(
+        flow.pipeline,
+        poll_now=flow.poll_now,
+        adjust=partial(_adjust, limiter, bench.adjustments, flow.wake),
+        background=_background(bench, world, state, limiter, engines),
+        journal=state.journal,
+        observer=observer,
+        ops_url=url,
+    )
+    return app
+
+
+async def _parts(
+    bench: Bench, world: World, state: State, limiter: Limiter, engines: Mapping[str, Engine], gate: Gate
+) -> Parts:
+    provider = await combined(bench, engines, limiter, await memory_of(state, bench.settings))
+    processors = {kind: make(bench, provider) for kind, make in world.processors.items()}
+    if bench.traces:
+        processors = {kind: bench.traces.processor(one) for kind, one in processors.items()}
+    api = open_task_api(bench, world.wire, await worker_name(state))
+    sizes = [engine.batch_size for engine in engines.values() if engine.batch_size]
+    return Parts(state, limiter, processors, api.source, api.leases, api.reporter, gate, sizes)
+
+
+def _background(
+    bench: Bench, world: World, state: State, limiter: Limiter, engines: Mapping[str, Engine]
+) -> Sequence[Job]:
+    """What runs beside the flow as long as that does."""
+    watch = [partial(watch_loop, bench.observer)] if world.watches else []
+    return [*(engine.keep for engine in engines.values() if engine.keep), *state.keep, limiter.watch, *watch]
 
 
 async def _adjust(
