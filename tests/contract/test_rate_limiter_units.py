@@ -327,6 +327,9 @@ class UnitsMachine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self._end()
+        reading = self.loop.run_until_complete(self.store.load()).reading
+        if reading:  # where the line was seen to be since then, the next run cannot know: nothing was admitted there
+            self.line, self.line_read_at = reading.line, reading.monotonic
         self._open()
 
     def _try(self, who: int, amount: Amount) -> bool:
@@ -381,5 +384,21 @@ class FixedUnitsMachine(UnitsMachine):
 
 TestRolling = UnitsMachine.TestCase
 TestFixed = FixedUnitsMachine.TestCase
+
+
+def test_what_was_only_seen_is_not_known_to_the_next_run() -> None:
+    machine = FixedUnitsMachine()
+    machine.begin(kind="memory", limits=(1, 1, 1, 1))
+    machine.take_what_fits(who=0)
+    machine.set_the_clock(seconds=3_600.0)
+    machine.counts_no_less_than_was_used()
+    machine.set_the_clock(seconds=-61.0)
+    machine.restart()
+    machine.take_what_fits(who=0)
+    machine.advance(seconds=1.0)
+    machine.counts_no_less_than_was_used()
+    machine.teardown()
+
+
 for case in (TestRolling, TestFixed):
     case.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
