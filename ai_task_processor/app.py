@@ -4,10 +4,11 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct, field
 
 from ai_task_processor.domain.clock import Clock, SystemClock
 from ai_task_processor.domain.events import Reopened, Running, Started, Stopped, Stopping, Warned
@@ -44,8 +45,7 @@ GLANCE = 10.0
 MakeProcessor = Callable[[Bench, EmbeddingProvider], Processor]
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(Struct, frozen=True):
     """What lies outside of the flow: time, chance, the wire, engines, task types, state. A simulation brings its own.
 
     ``boot`` names the machine's run, ``processors`` are made by task type. Somebody beside us may change the journal,

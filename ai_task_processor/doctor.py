@@ -6,10 +6,11 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from msgspec import Struct
+from msgspec.structs import asdict
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection
@@ -37,8 +38,7 @@ WORD = "check"
 """What is embedded to see whether a provider works."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """How one thing is: ``advice`` says what to do about it, empty where nothing need be done."""
 
     name: str
@@ -47,8 +47,7 @@ class Finding:
     advice: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(Struct, frozen=True):
     """One thing to try: ``run`` answers how it is or raises; ``needs`` names a finding without which it is futile."""
 
     name: str

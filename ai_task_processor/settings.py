@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +14,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ai_task_processor.domain.amount import USD, Unit, window_key
+from ai_task_processor.domain.confidential import Confidential
 from ai_task_processor.domain.errors import ConfigurationError
 from ai_task_processor.ops.address import url_here
 from ai_task_processor.providers.prices import DEAREST
@@ -370,12 +370,11 @@ def traces_wanted() -> bool:
     return not off and any(standard.get(name) for name in TRACE_ENDPOINTS)
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(Confidential, frozen=True):
     """Where the running daemon is asked for something, and the secret of those who may."""
 
     url: str
-    token: str = field(repr=False)
+    token: str
 
 
 def load_access(env_file: Path | None = Path(".env")) -> Access:

@@ -4,10 +4,11 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from msgspec import to_builtins
+from msgspec.structs import asdict
 from rich.console import Console
 from rich.table import Table
 
@@ -69,7 +70,7 @@ def list_spaces(url: str, *, as_json: bool) -> None:
     """Print which model of which provider has answered for which name."""
     sightings = sorted(_with_storage(url, lambda storage: SqlSpaceStore(storage).load()), key=lambda one: one.name)
     if as_json:
-        _print_json([asdict(sighting) for sighting in sightings])
+        _print_json(to_builtins(sightings))
     else:
         _print_spaces(sightings)
 

@@ -8,7 +8,8 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from msgspec import DecodeError
+from msgspec.json import Decoder
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
@@ -25,7 +26,7 @@ EVERY = 2.0
 
 LONGEST_ANSWER = 1_048_576
 
-_STATUS = TypeAdapter(Status)
+_STATUS = Decoder(Status)
 
 
 class Unreachable(TaskProcessorError):
@@ -121,8 +122,8 @@ def _got(url: str) -> tuple[int, bytes]:
 
 def _status(url: str, body: bytes) -> Status:
     try:
-        return _STATUS.validate_json(body)
-    except ValidationError as error:
+        return _STATUS.decode(body)
+    except (DecodeError, UnicodeDecodeError) as error:
         raise Unreachable(
             f"{url} gave an answer that is none of this version: is the daemon as new as this?"
         ) from error

@@ -1,8 +1,9 @@
 """How much of what limits count: tasks, tokens and money."""
 
 import sys
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 Unit: TypeAlias = Literal["tasks", "tokens", "cost"]
 
@@ -12,8 +13,7 @@ USD = 10**12
 """A US dollar in the unit of cost: whole trillionths, so that no sum is rounded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
+class Amount(Struct, frozen=True):
     """Tasks, tokens, and what they cost in trillionths of a US dollar; never below zero."""
 
     tasks: int = 0

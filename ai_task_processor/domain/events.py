@@ -1,81 +1,71 @@
 """What happens, told to whoever observes: logs, metrics and health. An event never carries a text or a secret."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """Something that happened."""
 
 
-@dataclass(frozen=True, slots=True)
-class Started(Event):
+class Started(Event, frozen=True):
     """The daemon starts; ``facts`` say what runs, with which mode and limits."""
 
     facts: Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Running(Event):
+class Running(Event, frozen=True):
     """Every stage runs; ``routes`` is where supervisors ask, empty where they cannot."""
 
     routes: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Warned(Event):
+class Warned(Event, frozen=True):
     """Something that an operator should know at the start, in words (mock mode by placeholder key, mixed spaces)."""
 
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigurationChanged(Event):
+class ConfigurationChanged(Event, frozen=True):
     """Other settings hold from now on; ``changes`` says which, in words without secrets, and is empty where none do."""
 
     changes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigurationRefused(Event):
+class ConfigurationRefused(Event, frozen=True):
     """The settings stay as they were, because the new ones have ``faults``."""
 
     faults: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TracesLost(Event):
+class TracesLost(Event, frozen=True):
     """Nobody took so many spans; they are dropped."""
 
     spans: int
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LoopLagged(Event):
+class LoopLagged(Event, frozen=True):
     """The event loop came to a timer ``seconds`` late: so long, at least, it was held up. Told many times a second."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Stopping(Event):
+class Stopping(Event, frozen=True):
     """A stop was asked for; ``reason`` is a signal's name or words. ``grace`` in seconds."""
 
     reason: str
     grace: float
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped(Event):
+class Stopped(Event, frozen=True):
     """The daemon ends; ``unreported`` outcomes stay in the journal for the next start."""
 
     unreported: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reopened(Event):
+class Reopened(Event, frozen=True):
     """The journal was opened: what an earlier run left."""
 
     due: int
@@ -83,39 +73,34 @@ class Reopened(Event):
     parked: int
 
 
-@dataclass(frozen=True, slots=True)
-class StateLost(Event):
+class StateLost(Event, frozen=True):
     """The state database cannot be used now; it is tried again after ``rest`` seconds, and nothing is lost."""
 
     reason: str
     rest: float
 
 
-@dataclass(frozen=True, slots=True)
-class StateRegained(Event):
+class StateRegained(Event, frozen=True):
     """The state database can be used again."""
 
 
 # --- Task API ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class TokenObtained(Event):
+class TokenObtained(Event, frozen=True):
     """The token endpoint gave a token; ``expires_in`` in seconds, None where the server did not say."""
 
     expires_in: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class TokenFailed(Event):
+class TokenFailed(Event, frozen=True):
     """No token: ``refused`` is True for wrong credentials, False for an endpoint that is down or talks nonsense."""
 
     reason: str
     refused: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ApiRequested(Event):
+class ApiRequested(Event, frozen=True):
     """One request to the Task API; ``route`` is a template, ``status`` 0 where no answer came."""
 
     route: str
@@ -124,60 +109,51 @@ class ApiRequested(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureFound(Event):
+class FeatureFound(Event, frozen=True):
     """The Task API has an optional route, which is used from now on."""
 
     feature: str
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureLost(Event):
+class FeatureLost(Event, frozen=True):
     """The Task API has no longer an optional route: done without it, and looked for again now and then."""
 
     feature: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TasksLetGo(Event):
+class TasksLetGo(Event, frozen=True):
     """So many tasks that were not begun are no longer surely ours: their leases have ended."""
 
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class PollPlanned(Event):
+class PollPlanned(Event, frozen=True):
     """Intake rests: the next poll is to be expected by ``by`` (Unix seconds)."""
 
     by: float
 
 
-@dataclass(frozen=True, slots=True)
-class TurnElsewhere(Event):
+class TurnElsewhere(Event, frozen=True):
     """Another replica polls; this one does not, but performs and delivers."""
 
 
-@dataclass(frozen=True, slots=True)
-class IntakePaused(Event):
+class IntakePaused(Event, frozen=True):
     """An operator wants nothing new to be taken; what is held is finished."""
 
 
-@dataclass(frozen=True, slots=True)
-class IntakeResumed(Event):
+class IntakeResumed(Event, frozen=True):
     """New tasks are taken again."""
 
 
-@dataclass(frozen=True, slots=True)
-class PollFailed(Event):
+class PollFailed(Event, frozen=True):
     """A poll brought nothing because of an error; the next is tried after ``rest`` seconds."""
 
     reason: str
     rest: float
 
 
-@dataclass(frozen=True, slots=True)
-class Polled(Event):
+class Polled(Event, frozen=True):
     """A poll succeeded: entries listed, tasks new to us, entries left alone."""
 
     listed: int
@@ -185,8 +161,7 @@ class Polled(Event):
     left_alone: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskAccepted(Event):
+class TaskAccepted(Event, frozen=True):
     """A task is in the journal now."""
 
     task_id: str
@@ -194,16 +169,14 @@ class TaskAccepted(Event):
     type: str
 
 
-@dataclass(frozen=True, slots=True)
-class EntryUnusable(Event):
+class EntryUnusable(Event, frozen=True):
     """Listed entries without a usable id, left alone: how many, and one of the reasons."""
 
     count: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TypeUnknown(Event):
+class TypeUnknown(Event, frozen=True):
     """Tasks of a type that no processor handles, left alone: told once per type and page."""
 
     type: str
@@ -213,8 +186,7 @@ class TypeUnknown(Event):
 # --- Performing -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class BatchStarted(Event):
+class BatchStarted(Event, frozen=True):
     """A batch goes to its processor."""
 
     type: str
@@ -222,8 +194,7 @@ class BatchStarted(Event):
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskStarted(Event):
+class TaskStarted(Event, frozen=True):
     """One task of a batch that goes to its processor."""
 
     task_id: str
@@ -232,8 +203,7 @@ class TaskStarted(Event):
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskSettled(Event):
+class TaskSettled(Event, frozen=True):
     """One task has an outcome: ``status`` is succeeded, failed or deferred.
 
     ``seconds`` is the time its batch took, ``tokens`` its share of the usage, ``dimensions`` 0 where there is no
@@ -255,8 +225,7 @@ class TaskSettled(Event):
     counts: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BatchSettled(Event):
+class BatchSettled(Event, frozen=True):
     """A batch is in the journal with its outcomes."""
 
     type: str
@@ -269,8 +238,7 @@ class BatchSettled(Event):
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchSplit(Event):
+class BatchSplit(Event, frozen=True):
     """A batch was refused and is tried again in parts, to find the input that is at fault."""
 
     type: str
@@ -279,8 +247,7 @@ class BatchSplit(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class BatchCrashed(Event):
+class BatchCrashed(Event, frozen=True):
     """A processor raised what it should not: a defect of ours. ``traceback`` is text."""
 
     type: str
@@ -292,8 +259,7 @@ class BatchCrashed(Event):
 # --- Providers --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderCalled(Event):
+class ProviderCalled(Event, frozen=True):
     """One request to a provider ended: ``outcome`` is succeeded, unavailable, throttled, rejected or refused.
 
     ``cost`` is what its ``tokens`` cost by the prices that are known, in US dollars.
@@ -308,8 +274,7 @@ class ProviderCalled(Event):
     cost: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Retried(Event):
+class Retried(Event, frozen=True):
     """A provider request is tried again after ``wait`` seconds; ``attempt`` is the number of the one that failed."""
 
     provider: str
@@ -318,8 +283,7 @@ class Retried(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderWasPaused(Event):
+class ProviderWasPaused(Event, frozen=True):
     """A provider refuses our account; it is probed again at ``until`` (Unix seconds)."""
 
     provider: str
@@ -327,23 +291,20 @@ class ProviderWasPaused(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderResumed(Event):
+class ProviderResumed(Event, frozen=True):
     """A paused provider answers again."""
 
     provider: str
 
 
-@dataclass(frozen=True, slots=True)
-class TextsMixed(Event):
+class TextsMixed(Event, frozen=True):
     """A provider gives a text another vector beside others than alone: nothing that it embeds can be used."""
 
     provider: str
     model: str
 
 
-@dataclass(frozen=True, slots=True)
-class ConcurrencyChanged(Event):
+class ConcurrencyChanged(Event, frozen=True):
     """From now on a provider is sent at most ``at_once`` requests at once.
 
     ``reason`` is the throttling that narrowed it; empty where the provider's own figures or successes changed it.
@@ -354,8 +315,7 @@ class ConcurrencyChanged(Event):
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FellBack(Event):
+class FellBack(Event, frozen=True):
     """Hybrid mode used its second provider for ``inputs`` texts."""
 
     model: str
@@ -364,8 +324,7 @@ class FellBack(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class CacheAnswered(Event):
+class CacheAnswered(Event, frozen=True):
     """One call's texts have their vectors: ``hits`` from the cache, ``shared`` from a request of another call.
 
     ``misses`` are those that were asked for. Equal texts of one call are counted once.
@@ -378,8 +337,7 @@ class CacheAnswered(Event):
     misses: int
 
 
-@dataclass(frozen=True, slots=True)
-class CacheFilled(Event):
+class CacheFilled(Event, frozen=True):
     """The cache took new vectors: it has ``entries`` of about ``size`` bytes now, ``evicted`` older ones had to go."""
 
     entries: int
@@ -387,8 +345,7 @@ class CacheFilled(Event):
     evicted: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class CacheDamaged(Event):
+class CacheDamaged(Event, frozen=True):
     """Entries of the cache were not as they had been stored; they were dropped, and their texts are asked for anew."""
 
     provider: str
@@ -396,8 +353,7 @@ class CacheDamaged(Event):
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class SpaceChanged(Event):
+class SpaceChanged(Event, frozen=True):
     """Vectors for the tasks' model ``name`` are of another space from now on: not comparable with those ``before``.
 
     ``dimensions`` are those that the tasks ask for, None where they ask for none. ``before`` and ``after`` name
@@ -410,8 +366,7 @@ class SpaceChanged(Event):
     after: str
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerChanged(Event):
+class BreakerChanged(Event, frozen=True):
     """A circuit breaker is now ``closed``, ``open`` or ``half_open``."""
 
     name: str
@@ -419,16 +374,14 @@ class BreakerChanged(Event):
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class EnsuringModels(Event):
+class EnsuringModels(Event, frozen=True):
     """The models that must be there are looked for."""
 
     provider: str
     models: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelDownloading(Event):
+class ModelDownloading(Event, frozen=True):
     """A missing model is being pulled; ``completed`` and ``total`` in bytes, 0 where not known yet."""
 
     provider: str
@@ -437,23 +390,20 @@ class ModelDownloading(Event):
     total: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ModelDownloaded(Event):
+class ModelDownloaded(Event, frozen=True):
     """A missing model is there now."""
 
     provider: str
     model: str
 
 
-@dataclass(frozen=True, slots=True)
-class ModelsReady(Event):
+class ModelsReady(Event, frozen=True):
     """Every model that must be there is there."""
 
     provider: str
 
 
-@dataclass(frozen=True, slots=True)
-class ModelsMissing(Event):
+class ModelsMissing(Event, frozen=True):
     """Models could not be made ready; tried again after ``rest`` seconds."""
 
     provider: str
@@ -464,8 +414,7 @@ class ModelsMissing(Event):
 # --- Limits -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class LimitReached(Event):
+class LimitReached(Event, frozen=True):
     """A window is full until ``until`` (Unix seconds); told once per closing. Limits of money are in US dollars."""
 
     window: str
@@ -476,8 +425,7 @@ class LimitReached(Event):
 # --- Delivery ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Reported(Event):
+class Reported(Event, frozen=True):
     """An outcome is with the Task API: ``receipt`` is taken, gone or conflict."""
 
     task_id: str
@@ -488,8 +436,7 @@ class Reported(Event):
     waited: float
 
 
-@dataclass(frozen=True, slots=True)
-class ReportPostponed(Event):
+class ReportPostponed(Event, frozen=True):
     """An outcome could not be delivered and is kept; tried again at ``until`` (Unix seconds)."""
 
     task_id: str
@@ -498,16 +445,14 @@ class ReportPostponed(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveryHalted(Event):
+class DeliveryHalted(Event, frozen=True):
     """The Task API takes nothing now; delivery rests until ``until`` (Unix seconds)."""
 
     until: float
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Parked(Event):
+class Parked(Event, frozen=True):
     """The Task API refuses an outcome; an operator must look."""
 
     task_id: str
@@ -515,8 +460,7 @@ class Parked(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimLost(Event):
+class ClaimLost(Event, frozen=True):
     """With ``CLAIM_TASKS``: somebody else has the task, or it is gone; it is not performed."""
 
     task_id: str

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeAlias
+
+from msgspec import Struct
 
 from ai_task_processor.domain.amount import ONE_TASK, Amount, Unit
 from ai_task_processor.domain.errors import NotNow, TaskApiError
@@ -65,8 +66,7 @@ Verdict: TypeAlias = Receipt | TaskApiError | NotNow
 """How a delivery ended: with a receipt, or with the reason why there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """An outcome that waits for delivery: ``attempts`` counts the deliveries that failed so far.
 
     ``settled_at`` is in Unix seconds.
@@ -106,8 +106,7 @@ class Reporter(Protocol):
 # --- Journal ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(Struct, frozen=True):
     """How many tasks the journal holds.
 
     ``ready`` are due now, ``deferred`` are due later, ``claimed`` are being performed, ``unreported`` wait for
@@ -257,8 +256,7 @@ class Processor(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Embeddings:
+class Embeddings(Struct, frozen=True):
     """What a provider answered: ``vectors`` holds one float32 little-endian vector per text, in order.
 
     ``model`` and ``provider`` name who made them; ``tokens`` is what the provider counted for all of them together, 0
@@ -299,8 +297,7 @@ class EmbeddingProvider(Protocol):
 # --- Limits -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class WindowUsage:
+class WindowUsage(Struct, frozen=True):
     """One window of the limiter.
 
     ``reset_at`` (Unix seconds) is when the next place becomes free, or when the window begins anew; None where nothing
@@ -368,8 +365,7 @@ SpanRef: TypeAlias = object
 """A span as others refer to it, also when it has ended; only who gave it knows what is in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """A span has to do with another one, where that is known; ``facts`` say what."""
 
     to: SpanRef | None

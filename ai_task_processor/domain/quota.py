@@ -1,10 +1,9 @@
 """What a provider says of its own limits, beside an answer."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
+class Allowance(Struct, frozen=True):
     """One limit of a provider: ``remaining`` of ``limit`` may still be used, all of it again in ``reset`` seconds.
 
     ``limit`` and ``reset`` are None where the provider does not say.
@@ -15,8 +14,7 @@ class Allowance:
     reset: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(Struct, frozen=True):
     """The limits that a provider told of; None for one that it did not."""
 
     requests: Allowance | None = None

@@ -1,8 +1,9 @@
 """A task as the Task API lists it, and the page that it came on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+from msgspec import Struct, field
 
 JsonValue: TypeAlias = str | int | float | bool | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
 
@@ -12,8 +13,7 @@ PRIORITIES: Mapping[str, int] = {"critical": 0, "high": 1, "normal": 2, "low": 3
 NORMAL_PRIORITY = PRIORITIES["normal"]
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """One unit of work.
 
     ``content`` is what the API sent, not yet understood: only the processor of the task's type reads it.
@@ -46,8 +46,7 @@ class Task:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """One answer of the Task API.
 
     ``tasks`` are those with a usable id, each id once, in the order of :func:`urgency`; where only so many of certain

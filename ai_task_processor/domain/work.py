@@ -1,13 +1,12 @@
 """A task that its processor has understood, ready to be performed together with its like."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.task import Task
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(Struct, frozen=True):
     """A planned task: ``key`` says what it can be batched with, ``payload`` is for its processor alone.
 
     ``size`` is an upper estimate of the tokens that the provider will count for it, ``cost`` of what they will cost
@@ -26,15 +25,13 @@ class Work:
         return Amount(tasks=1, tokens=self.size, cost=self.cost)
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection:
+class Rejection(Struct, frozen=True):
     """The task's content cannot be used; ``reason`` tells its author what to change."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """Works of one task type with equal keys; never empty."""
 
     type: str

@@ -1,8 +1,10 @@
 """The journal in memory, for tests, simulations and runs that need not outlive their process."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from heapq import nsmallest
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.outcome import Deferred, Failed, Outcome, Settled
@@ -11,8 +13,7 @@ from ai_task_processor.domain.task import Task, urgency
 from ai_task_processor.journal.state import LONGEST_WAIT, UNREPORTED, State
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(Struct, frozen=True):
     task: Task
     state: State = State.DUE
     not_before: float = 0.0

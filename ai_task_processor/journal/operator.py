@@ -1,9 +1,10 @@
 """What an operator asks of the journal, beside a running daemon or without one."""
 
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
+from msgspec import Struct
+from msgspec.structs import asdict
 from sqlalchemy import Column, Connection, Label, RowMapping, Select, func, select, text
 
 from ai_task_processor.domain.task import JsonValue
@@ -13,8 +14,7 @@ from ai_task_processor.storage.engine import Storage
 from ai_task_processor.storage.schema import embedding_cache, tasks
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """The facts of one task; times are Unix seconds.
 
     ``not_before`` is when it is performed or delivered again, None for at once. ``outcome`` is vector, json, failed,
@@ -47,7 +47,7 @@ class Row:
 UNFINISHED: Final = frozenset(State) - {State.REPORTED}
 
 _PAGE: Final = 500
-_FACTS: Final = [tasks.c[field.name] for field in fields(Row)]
+_FACTS: Final = [tasks.c[name] for name in Row.__struct_fields__]
 
 _ENTRY_S_VECTOR = (
     select(func.substr(embedding_cache.c.entry, -4 * tasks.c.dimensions))
@@ -120,7 +120,7 @@ def _rows(connection: Connection, wanted: Select[Any]) -> tuple[Row, ...]:
 
 
 def _row(columns: RowMapping) -> Row:
-    facts = {field.name: columns[field.name] for field in fields(Row)}
+    facts = {name: columns[name] for name in Row.__struct_fields__}
     return Row(**facts | {"state": State(columns["state"]), "not_before": columns["not_before"] or None})
 
 

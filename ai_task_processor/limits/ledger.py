@@ -1,14 +1,14 @@
 """What of the limiter outlives the process, and the port through which it is kept."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
+
+from msgspec import Struct, field
 
 from ai_task_processor.limits.timeline import Reading
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(Struct, frozen=True):
     """The admissions of a window that ended up in one bucket; ``end`` is on the line of the reading beside it."""
 
     window: str
@@ -16,8 +16,7 @@ class Bucket:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ledger:
+class Ledger(Struct, frozen=True):
     """All that is kept: when it was last written, None before the first time, and the buckets.
 
     A ledger that several replicas write has a line of time of its own: ``line`` is where that was when it was read.
@@ -28,8 +27,7 @@ class Ledger:
     line: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One change: buckets with what they hold now (not what was added), and per window the end up to which to drop."""
 
     reading: Reading

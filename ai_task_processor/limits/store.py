@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
 
 from sqlalchemy import Connection, delete, insert, select, text
 
@@ -16,8 +15,6 @@ from ai_task_processor.storage.statements import statement
 
 READING_KEY = "limits.reading"
 LINE_KEY = "limits.line"
-
-_READING = tuple(field.name for field in fields(Reading))
 
 SHARED = "shared"
 """Stands for the strategy where replicas share the ledger: its line is Unix time, whatever the windows."""
@@ -177,7 +174,7 @@ def _replace(connection: Connection, ledger: Ledger) -> None:
 
 
 def _keep_reading(connection: Connection, reading: Reading) -> None:
-    value = json.dumps({name: getattr(reading, name) for name in _READING})
+    value = json.dumps({name: getattr(reading, name) for name in Reading.__struct_fields__})
     execute_each(connection, _KEEP_READING, [{"key": READING_KEY, "value": value}])
 
 

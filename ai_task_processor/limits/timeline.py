@@ -1,8 +1,9 @@
 """The line of time on which admissions are counted: it never steps back, not even over a restart."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.limits.windows import READING_ERROR, Strategy
@@ -10,8 +11,7 @@ from ai_task_processor.limits.windows import READING_ERROR, Strategy
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """What the line and the clocks said at one moment; ``boot`` names the machine's run, empty where unknown."""
 
     strategy: Strategy

@@ -10,11 +10,12 @@ Times are seconds on a line that never steps back; for calendar windows they are
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from types import MappingProxyType
 from typing import Literal, Protocol, TypeAlias
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct
 
 from ai_task_processor.domain.amount import UNITS, Unit, window_key
 
@@ -63,8 +64,7 @@ def window_of(name: WindowName, strategy: Strategy, zone: ZoneInfo) -> Window:
     return Rolling(LENGTHS[name]) if strategy == "rolling" else Fixed(name, zone)
 
 
-@dataclass(frozen=True, slots=True)
-class Rolling:
+class Rolling(Struct, frozen=True):
     """The last ``length`` seconds, at every moment."""
 
     length: float

@@ -1,15 +1,15 @@
 """Every metric by name, kind, labels and meaning; the documentation's table is made from it."""
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 PREFIX = "ai_task_processor_"
 
 Kind = Literal["counter", "gauge", "histogram"]
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
+class Description(Struct, frozen=True):
     """One metric: ``name`` without the prefix, as it is scraped (a counter's ends in ``_total``)."""
 
     name: str

@@ -1,8 +1,10 @@
 """Whether the daemon is alive, and whether it is able to work."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ai_task_processor.domain.amount import USD, Unit
 from ai_task_processor.domain.clock import Clock
@@ -49,16 +51,14 @@ _OF_SINGLE_TASKS = frozenset({ApiRequested, ProviderCalled, TaskAccepted, TaskSe
 """Events that come by the thousand and say nothing about health."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Struct, frozen=True):
     """One condition of being able to work; ``detail`` says how it is, and what to do where it is not."""
 
     ok: bool
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class HealthSettings:
+class HealthSettings(Struct, frozen=True):
     """What the health check is told once.
 
     A poll may come ``poll_margin`` seconds later than planned, and the first may take ``startup_grace`` seconds after

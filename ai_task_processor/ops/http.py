@@ -4,7 +4,6 @@ import asyncio
 import errno
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -13,6 +12,7 @@ import orjson
 from aiohttp import web
 
 from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.confidential import Confidential
 from ai_task_processor.domain.errors import ConfigurationError, TaskProcessorError
 from ai_task_processor.domain.ports import Backlog
 from ai_task_processor.ops import page
@@ -35,14 +35,13 @@ LINGER = 1.0
 """Seconds that a closing connection gets to say the rest of what nobody reads."""
 
 
-@dataclass(frozen=True, slots=True)
-class OnRequest:
+class OnRequest(Confidential, frozen=True):
     """What is called for those who know ``token``; an empty one is known to nobody."""
 
     poll: Callable[[], None]
     pause: Callable[[], None]
     resume: Callable[[], None]
-    token: str = field(repr=False)
+    token: str
 
 
 class OpsServer:

@@ -1,12 +1,12 @@
 """Which log line each event becomes."""
 
-import dataclasses
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import (
@@ -88,8 +88,7 @@ class Logger(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """One line: a standard level, words that never change, and the facts."""
 
     level: int
@@ -316,8 +315,7 @@ def _closed(event: Event) -> bool:
     return isinstance(event, BreakerChanged) and event.state == "closed"
 
 
-@dataclass(frozen=True, slots=True)
-class _Lasting:
+class _Lasting(Struct, frozen=True):
     """Events of one type that are one condition where the attributes ``by`` are equal.
 
     They are told at most once in ``every`` seconds, as far as ``when`` holds for them.
@@ -328,8 +326,7 @@ class _Lasting:
     when: Callable[[Event], bool] = _always
 
 
-@dataclass(frozen=True, slots=True)
-class _Ending:
+class _Ending(Struct, frozen=True):
     """What an event shows to be over: the condition that events of type ``of`` are, as far as ``when`` holds.
 
     ``words`` tell of it with how long it lasted; empty where the event's own line says enough.
@@ -390,7 +387,7 @@ def _identity(kind: type[Event], event: Event) -> dict[str, object]:
 def facts(event: Event, *, without: tuple[str, ...] = ()) -> dict[str, object]:
     """The fields of an event for people: moments as ISO dates, durations rounded, what is not known left out."""
     told: dict[str, object] = {}
-    for name in (one.name for one in dataclasses.fields(event)):
+    for name in event.__struct_fields__:
         value = getattr(event, name)
         if name in without or value in ("", None):
             continue

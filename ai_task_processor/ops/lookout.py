@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ai_task_processor.domain.amount import USD
 from ai_task_processor.domain.clock import Clock
@@ -32,8 +34,7 @@ LONGEST_PACE = 5.0
 """Seconds that a look is shown at most, however long it took."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """What runs: never changes while it does."""
 
     service: str
@@ -43,8 +44,7 @@ class Identity:
     limits_strategy: str
 
 
-@dataclass(frozen=True, slots=True)
-class Readings:
+class Readings(Struct, frozen=True):
     """Where the figures of this moment come from; ``parked`` answers at most so many tasks, the oldest first."""
 
     backlog: Callable[[], Awaitable[Backlog]]

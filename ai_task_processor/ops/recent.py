@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import (

@@ -3,14 +3,15 @@
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from ai_task_processor.domain.clock import Clock
 
 MOST_CONDITIONS = 1_000
 """Conditions remembered at once; beyond, the one that was told of longest ago is forgotten."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lasted:
+class Lasted(Struct, frozen=True):
     """How often a condition was met and for how many seconds, from the first time to its end."""
 
     times: int

@@ -1,8 +1,9 @@
 """How the daemon is, as one value: what a person on call asks first."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from ai_task_processor.domain.amount import Unit
 from ai_task_processor.domain.ports import Backlog
@@ -12,8 +13,7 @@ Phase: TypeAlias = Literal["starting", "running", "stopping"]
 State: TypeAlias = Literal["starting", "ready", "not_ready", "paused", "stopping"]
 
 
-@dataclass(frozen=True, slots=True)
-class Minute:
+class Minute(Struct, frozen=True):
     """What one minute came to; ``cost`` in US dollars."""
 
     succeeded: int = 0
@@ -37,8 +37,7 @@ class Minute:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(Struct, frozen=True):
     """One limit and how far it is used; money in US dollars, ``reset_at`` in Unix seconds."""
 
     unit: Unit
@@ -64,8 +63,7 @@ class Window:
         return min(1.0, self.current / self.limit) if self.limit else 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Breaker:
+class Breaker(Struct, frozen=True):
     """A circuit breaker, and since when it is as it is (Unix seconds)."""
 
     name: str
@@ -74,8 +72,7 @@ class Breaker:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """A provider that refuses our account; probed again at ``until`` (Unix seconds)."""
 
     provider: str
@@ -83,8 +80,7 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """A task that failed, ``at`` in Unix seconds; the reason is what its author is told."""
 
     task_id: str
@@ -93,8 +89,7 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ParkedTask:
+class ParkedTask(Struct, frozen=True):
     """A task whose outcome the Task API refuses; ``settled_at`` in Unix seconds."""
 
     task_id: str
@@ -103,8 +98,7 @@ class ParkedTask:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Struct, frozen=True):
     """Everything, as it was ``at`` a moment; times in Unix seconds, ``uptime`` in seconds.
 
     ``minutes`` are those of the last hour, the current one last. ``total`` counts since the start. ``backlog`` is None

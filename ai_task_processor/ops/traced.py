@@ -8,8 +8,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from ai_task_processor.domain.events import BatchSettled, BatchSplit, Event, Parked, Reported, TaskAccepted
 from ai_task_processor.domain.outcome import Outcome
@@ -123,8 +124,7 @@ class Traces:
             batch.held.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _OpenBatch:
+class _OpenBatch(Struct, frozen=True):
     held: ExitStack
     span: Span
 
@@ -262,8 +262,7 @@ def _word(verdict: Verdict) -> str:
 # --- Requests ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class HttpSpan:
+class HttpSpan(Struct, frozen=True):
     """A request to a server; ``headers`` are to be sent with it."""
 
     headers: Mapping[str, str]

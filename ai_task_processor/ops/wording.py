@@ -1,8 +1,9 @@
 """What the facts of a status mean, in words for the page and the terminal alike."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
+
+from msgspec import Struct, to_builtins
 
 from ai_task_processor.domain.ports import Backlog
 from ai_task_processor.ops.figures import ago, count, duration, money, plural, short_count
@@ -26,11 +27,11 @@ CALLS: Mapping[str, str] = {"closed": "calls pass", "open": "calls are kept away
 def as_json(status: Status) -> dict[str, object]:
     """The same for machines, with what follows from it: ``state``, ``level`` and ``worries``."""
     head = headline(status)
-    return {"state": status.state, "level": head.level, "worries": head.worries} | asdict(status)
+    facts: dict[str, object] = to_builtins(status)
+    return {"state": status.state, "level": head.level, "worries": head.worries} | facts
 
 
-@dataclass(frozen=True, slots=True)
-class Headline:
+class Headline(Struct, frozen=True):
     """The answer to the first question, in a word or two and a sentence; ``worries`` are what is worth a look."""
 
     level: Level
@@ -114,8 +115,7 @@ def readable(name: str) -> str:
     return {"task_api": "Task API", "half_open": "half-open"}.get(name, name)
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
+class Figure(Struct, frozen=True):
     """One of the large numbers, with a note on it; ``level`` where it stands out."""
 
     name: str

@@ -6,7 +6,9 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ai_task_processor.domain.amount import ONE_TASK, Amount
 from ai_task_processor.domain.clock import Clock
@@ -62,8 +64,7 @@ LONGEST_WISH = 3_600.0
 """Seconds for which a Retry-After of the Task API is obeyed, at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class DispatchSettings:
+class DispatchSettings(Struct, frozen=True):
     """``batch_size`` tasks in one provider request; ``max_attempts`` own failures before a task is failed.
 
     With ``announce`` tasks are set to in_progress before work on them begins. A request has at most ``batch_tokens``

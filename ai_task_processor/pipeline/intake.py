@@ -4,7 +4,8 @@ import math
 import random
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ai_task_processor.domain.amount import ONE_TASK, Amount
 from ai_task_processor.domain.clock import Clock
@@ -63,8 +64,7 @@ LIMITED_PACE = 1.0
 """Seconds between polls, at least, while a rate limit and not our room says how much is asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class IntakeSettings:
+class IntakeSettings(Struct, frozen=True):
     """``interval`` in seconds between polls while there is nothing to do.
 
     ``fetch_limit`` new tasks are asked for at once, ``hold_limit`` are kept waiting, at most. With ``keep_unknown``
@@ -79,8 +79,7 @@ class IntakeSettings:
     least: Amount = ONE_TASK
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """``keep`` new tasks find a place; ``ask`` of them are worth asking for now."""
 
     keep: int

@@ -2,16 +2,16 @@
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from ai_task_processor.domain.ports import Processor
 from ai_task_processor.domain.task import Task
 from ai_task_processor.domain.work import Rejection, Work
 
 
-@dataclass(frozen=True, slots=True)
-class Defect:
+class Defect(Struct, frozen=True):
     """A processor raised where it must not: a defect of ours, not of the task."""
 
     traceback: str

@@ -3,7 +3,8 @@
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ai_task_processor.domain.ports import Stage
 
@@ -39,8 +40,7 @@ class Bell:
             return
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(Struct, frozen=True):
     """A stage as it is repeated: woken by ``bell``; a round that did something rings the bells in ``wakes``.
 
     A lane that ``drops`` holds nothing that a stop should wait for: its round is cancelled, after a moment in which it

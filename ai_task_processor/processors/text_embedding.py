@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias, cast
+
+from msgspec import Struct
 
 from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.outcome import Outcome, Succeeded, Vector
@@ -32,8 +33,7 @@ def measured(text: str, _model: str) -> Amount:
     return Amount(tasks=1, tokens=most_tokens(text))
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(Struct, frozen=True):
     """What a task asks for."""
 
     text: str

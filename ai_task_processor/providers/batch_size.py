@@ -1,7 +1,9 @@
 """How many texts an engine of one's own is given in one request: as many as it does in a short time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.ports import EmbeddingProvider, Embeddings
@@ -13,8 +15,7 @@ STEP = 8
 """More texts after a request that was full and took less than half of that."""
 
 
-@dataclass(frozen=True, slots=True)
-class BatchSize:
+class BatchSize(Struct, frozen=True):
     """``now`` texts in a request, of ``most`` at most: a step more while it is fast, half as many when it is not."""
 
     most: int

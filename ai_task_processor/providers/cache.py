@@ -3,8 +3,9 @@
 import hashlib
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from ai_task_processor.providers.models import canonical
 from ai_task_processor.storage.vectors import CHECKSUM_BYTES
@@ -16,16 +17,14 @@ _LENGTH_BYTES = 2
 _PIECE = 4_096
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """A vector (float32, little-endian) that was answered and believed, with the model that answered."""
 
     vector: bytes
     model: str
 
 
-@dataclass(frozen=True, slots=True)
-class Filling:
+class Filling(Struct, frozen=True):
     """How many entries a store holds, and about how many bytes they take where they are kept."""
 
     entries: int

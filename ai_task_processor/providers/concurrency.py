@@ -3,7 +3,9 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import ProviderThrottled
@@ -19,8 +21,7 @@ CAREFUL = 0.1
 """How fast requests at once become more where that many were throttled the last time: a tenth of the usual."""
 
 
-@dataclass(frozen=True, slots=True)
-class Width:
+class Width(Struct, frozen=True):
     """How many requests at once, learned from throttling: one more for each round without, half of them after one.
 
     Never below 1, never above ``ceiling``. ``exact`` has the fraction that the successes of this round have earned;
@@ -48,8 +49,7 @@ class Width:
         return replace(self, exact=float(max(1, self.at_once // 2)), throttled_at=self.at_once)
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(Struct, frozen=True):
     """What a provider's own figures allow: ``at_once`` requests, the next after ``rest`` seconds."""
 
     at_once: float = math.inf

@@ -2,11 +2,11 @@
 
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import aiohttp
+from msgspec import Struct
 from yarl import URL
 
 from ai_task_processor import __version__
@@ -33,8 +33,7 @@ _HEADERS: Mapping[str, str] = {
 _NEVER_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ConnectionRefusedError)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """What a server answered; ``headers`` know their names in upper and lower case alike."""
 
     status: int

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import (
@@ -39,8 +40,7 @@ def counts(error: Exception) -> bool:
     return isinstance(error, ProviderUnavailable) and not error.own_fault
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(Struct, frozen=True):
     """How long a request is worth trying: ``attempts`` of ``timeout`` seconds each, ``backoff`` between them."""
 
     attempts: int

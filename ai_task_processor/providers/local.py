@@ -7,13 +7,13 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from ai_task_processor.domain.errors import ConfigurationError, ProviderRejected
 from ai_task_processor.domain.ports import Embeddings
@@ -80,8 +80,7 @@ class Local:
             return self._loaded
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
+class _Loaded(Struct, frozen=True):
     table: Floats
     tokenizer: Any
 

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from ai_task_processor.domain.errors import ConfigurationError
 
@@ -27,8 +28,7 @@ _DIGEST_BYTES = 8
 _FIRST_PART = "-00001-of-"
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
+class ModelFiles(Struct, frozen=True):
     """A model that is there: ``model`` is the file to load, ``root`` the folder with what belongs to it.
 
     ``name`` ends with the beginning of the ``digest`` of all these files: other weights are another model.

@@ -1,7 +1,8 @@
 """What is known of well-known embedding models: usual length, longest input, and whether a vector may be shortened."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ai_task_processor.domain.tokens import most_tokens
 
@@ -13,8 +14,7 @@ BYTES_PER_TOKEN = 3
 """For estimates: English has about four and a half, Chinese and Japanese about three."""
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(Struct, frozen=True):
     """``dimensions`` of its vectors, ``max_tokens`` of one input (None: any number).
 
     ``shortens`` says whether fewer dimensions may be asked for.

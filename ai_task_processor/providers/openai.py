@@ -4,10 +4,10 @@ Without the vendor's SDK: that uses half as much CPU again for a request, and ha
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 
 import orjson
+from msgspec import Struct
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import (
@@ -110,8 +110,7 @@ class OpenAI:
         return ProviderUnavailable(f"{self.name} answered {status}: {words}", retry_after=wait)
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
+class _Said(Struct, frozen=True):
     """A refusal: ``body`` is the error in it, or what there is instead."""
 
     status: int

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import ProviderUnavailable
@@ -23,8 +25,7 @@ MOST_SPACES = 1_000
 _ENGINE_BYTES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Space:
+class Space(Struct, frozen=True):
     """Where vectors can be compared: one model of one provider at one length.
 
     ``engine`` is a digest of what tells the provider from others of its name: at another address, a model of the same
@@ -40,8 +41,7 @@ class Space:
         return f"{self.provider} {self.model} {self.dimensions}"
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
+class Sighting(Struct, frozen=True):
     """Tasks that name the model ``name`` and ask for ``asked`` dimensions (0: for none) were given ``space``.
 
     Times are Unix seconds; ``count`` is the number of vectors.

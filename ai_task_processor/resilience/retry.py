@@ -3,9 +3,9 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import TypeVar
 
+from msgspec import Struct, field
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from ai_task_processor.domain.errors import ProviderThrottled, ProviderUnavailable, TaskApiUnavailable
@@ -15,8 +15,7 @@ from ai_task_processor.domain.ports import Observer
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(Struct, frozen=True):
     """How long to wait between attempts: exponential with full jitter, so that callers who failed together part.
 
     After attempt n a random time up to ``factor ** n`` seconds, never more than ``longest``. Where the error

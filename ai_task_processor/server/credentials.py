@@ -3,9 +3,9 @@
 import json
 import os
 import secrets
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from ai_task_processor.domain.confidential import Confidential
 from ai_task_processor.domain.errors import ConfigurationError
 
 FILE_NAME = "task-server-credentials.json"
@@ -13,12 +13,11 @@ GENERATED_CLIENT_ID = "ai-task-processor"
 OWNER_ONLY = 0o600
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(Confidential, frozen=True):
     """What a client must know to get a token; the secret is kept out of the repr."""
 
     client_id: str
-    client_secret: str = field(repr=False)
+    client_secret: str
 
     def __post_init__(self) -> None:
         if not self.client_id or not self.client_secret:

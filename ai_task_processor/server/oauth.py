@@ -4,9 +4,10 @@ import base64
 import binascii
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qsl, unquote_plus
+
+from msgspec import Struct
 
 from ai_task_processor.domain.errors import TaskProcessorError
 from ai_task_processor.server.credentials import Credentials
@@ -36,8 +37,7 @@ class TokenDenied(TaskProcessorError):
         return {"error": self.code, "error_description": self.description}
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRequest:
+class TokenRequest(Struct, frozen=True):
     """A token request as it came; ``authorization`` is the header of that name, empty where there is none."""
 
     media_type: str

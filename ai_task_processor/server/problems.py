@@ -1,16 +1,16 @@
 """What went wrong with a request, in words for whoever sent it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
+
+from msgspec import Struct
 
 from ai_task_processor.domain.errors import TaskProcessorError
 
 MOST_FAULTS_TOLD = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Struct, frozen=True):
     """One item of a request that cannot be taken: ``index`` counts from 0, ``line`` (of JSON Lines) from 1."""
 
     index: int

@@ -4,11 +4,11 @@ import math
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from http import HTTPStatus
 from itertools import count
 from typing import Any, TypeAlias, TypeVar
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, Row, Text, bindparam, case, func, insert, select, update
 
 from ai_task_processor.domain.clock import Clock

@@ -1,8 +1,9 @@
 """A task as the task server keeps it, with the rules by which its state changes."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
+
+from msgspec import Struct
 
 from ai_task_processor.domain.task import NORMAL_PRIORITY
 from ai_task_processor.server.problems import Problem, invalid
@@ -22,8 +23,7 @@ class State(StrEnum):
 FINISHED = frozenset({State.SUCCEEDED, State.FAILED})
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
+class NewTask(Struct, frozen=True):
     """A task to be kept; ``content``, ``callback_params`` and ``priority`` are JSON as text.
 
     ``urgency`` is the priority as a number: smaller goes first.
@@ -37,8 +37,7 @@ class NewTask:
     urgency: float = NORMAL_PRIORITY
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """What a worker asks for: at most ``limit`` tasks, and a new lease of those that it still holds of ``renew``."""
 
     worker: str
@@ -47,8 +46,7 @@ class Claim:
     renew: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """A task's result as it is kept: float32 little-endian numbers, or JSON as text; never both."""
 
     vector: bytes | None = None
@@ -58,8 +56,7 @@ class Answer:
 NO_ANSWER = Answer()
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTask:
+class StoredTask(Struct, frozen=True):
     """A task that is kept; times are Unix milliseconds.
 
     ``answer`` and ``error`` are None where they were not asked for, ``leased_until`` where no worker has claimed it.
@@ -79,8 +76,7 @@ class StoredTask:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """What a change of a task is judged by."""
 
     type: str
@@ -89,8 +85,7 @@ class Standing:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """What a client says about a task; ``not_an_embedding`` says why its result would not do for an embedding."""
 
     state: State
@@ -99,8 +94,7 @@ class Change:
     not_an_embedding: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(Struct, frozen=True):
     """A task after a change; ``updated_at`` in Unix milliseconds."""
 
     id: str

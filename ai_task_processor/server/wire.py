@@ -1,13 +1,13 @@
 """The JSON of the task server: every field name of a task stands here."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, TypeVar
 
 import numpy as np
 import orjson
+from msgspec import Struct
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -125,16 +125,14 @@ RESULTS_SCHEMA: dict[str, object] = {
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """One of several results: the id that it gives, empty where it gives none, and the change, or why there is none."""
 
     task_id: str
     change: Change | Problem
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(Struct, frozen=True):
     value: object
     line: int | None = None
 

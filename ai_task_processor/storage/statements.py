@@ -1,15 +1,14 @@
 """Statements that are a little longer where several replicas share the database."""
 
 import re
-from dataclasses import dataclass
 
+from msgspec import Struct
 from sqlalchemy import Connection, Text, TextClause, bindparam, text
 
 _FOR_REPLICAS = re.compile(r"/\*(.*?)\*/", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(Struct, frozen=True):
     """One statement in both of its forms: for a database with one owner, and for one that replicas share."""
 
     sole: TextClause

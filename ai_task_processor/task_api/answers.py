@@ -2,12 +2,12 @@
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import orjson
+from msgspec import Struct
 
 from ai_task_processor.domain.errors import AuthenticationFailed, TaskApiError, TaskApiRejected, TaskApiUnavailable
 from ai_task_processor.domain.ports import Receipt
@@ -40,8 +40,7 @@ class TooLarge(TaskApiRejected):
     """More was sent at once than the Task API takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """One answer; ``incomplete`` says why its body did not come whole, and is empty where it did.
 
     ``retry_after`` is the server's wish in seconds, None where it has none.

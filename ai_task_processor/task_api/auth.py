@@ -6,7 +6,6 @@ import math
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Literal, TypeAlias
 from urllib.parse import quote_plus
@@ -14,9 +13,11 @@ from urllib.parse import quote_plus
 import orjson
 from authlib.oauth2.auth import ClientAuth
 from authlib.oauth2.rfc6749.parameters import prepare_token_request
+from msgspec import Struct
 
 from ai_task_processor import __version__
 from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.confidential import Confidential
 from ai_task_processor.domain.errors import AuthenticationFailed, TaskApiUnavailable
 from ai_task_processor.domain.events import TokenFailed, TokenObtained
 from ai_task_processor.domain.ports import Observer
@@ -61,13 +62,12 @@ _USABLE_TOKEN = re.compile(r"[\x21-\x7e]+")
 _AUTHORIZATION = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]+", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(Confidential, frozen=True):
     """Who we are, to whom we say it and how; an empty ``scope`` or ``audience`` is not sent."""
 
     token_url: str
     client_id: str
-    client_secret: str = field(repr=False)
+    client_secret: str
     scope: str = "read write"
     audience: str = ""
     auth_method: AuthMethod = "client_secret_basic"
@@ -211,23 +211,20 @@ class TokenAuth:
         return self._token
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(Confidential, frozen=True):
     """Times by the monotonic clock, from the moment at which it was asked for."""
 
-    text: str = field(repr=False)
+    text: str
     refresh_at: float
     expires_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class _TokenAnswer:
-    text: str = field(repr=False)
+class _TokenAnswer(Confidential, frozen=True):
+    text: str
     expires_in: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
+class _Failure(Struct, frozen=True):
     """What the token endpoint did last, and until when (by the monotonic clock) it is not asked again."""
 
     reason: str

@@ -6,12 +6,12 @@ What is sent is written here; what comes back is read by llhttp, the parser of N
 import asyncio
 import socket
 import ssl
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, cast
 
 import aiohappyeyeballs
 import httptools
+from msgspec import Struct
 from multidict import CIMultiDict, istr
 from yarl import URL
 
@@ -222,8 +222,7 @@ class _Connection(asyncio.Protocol):
             self._end(Reply(self._status, self._headers, self._body))
 
 
-@dataclass(frozen=True, slots=True)
-class _Server:
+class _Server(Struct, frozen=True):
     """Where to connect to, and how to call it there."""
 
     host: str

@@ -1,9 +1,9 @@
 """The ways to the Task API: each request goes by the one that costs least."""
 
 import ssl
-from dataclasses import replace
 
 import aiohttp
+from msgspec.structs import replace
 from yarl import URL
 
 from ai_task_processor.task_api.connections import IDLE_SECONDS, Connections

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import FeatureFound, FeatureLost
@@ -21,8 +23,7 @@ class Feature(StrEnum):
     BULK = "bulk"
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(Struct, frozen=True):
     """What is known of a route: it is asked for again at ``ask_at`` (by the monotonic clock) if it is not there."""
 
     there: bool = False

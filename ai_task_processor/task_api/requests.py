@@ -1,8 +1,10 @@
 """A request to the Task API, its answer, and the port of whatever sends the one and brings the other."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 Body: TypeAlias = bytes | bytearray
 
@@ -11,8 +13,7 @@ class NoAnswer(Exception):
     """Nothing came back; whether the request had its effect nobody knows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What is sent: ``url`` is encoded already; at most ``most`` bytes of the answer are read.
 
     No step of it may take longer than ``step_seconds``; None leaves that to the caller.
@@ -26,8 +27,7 @@ class Request:
     step_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """What came back; ``incomplete`` says why its body did not come whole, and is empty where it did."""
 
     status: int

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Collection
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.task import Page

@@ -1,6 +1,6 @@
 """The way to the Task API, with a span around each request."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from ai_task_processor.domain.ports import Tracer
 from ai_task_processor.ops.traced import http_span

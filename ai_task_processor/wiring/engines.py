@@ -3,10 +3,11 @@
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
+
+from msgspec import Struct, field
 
 from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.clock import Clock
@@ -47,8 +48,7 @@ OWN_MODEL_TIMEOUT = 3_600.0
 """The same for a model of the user's own, which may be large, and whose batches wait for each other."""
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
+class Engine(Struct, frozen=True):
     """A leaf provider; ``timeout`` in seconds for one request.
 
     ``identity`` tells it from others of its name, whose vectors may be different ones. ``keep`` is to run beside it as
@@ -66,8 +66,7 @@ class Engine:
     batch_size: Callable[[str], int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Bench:
+class Bench(Struct, frozen=True):
     """What engines are made with; what they open is closed with ``stack``.
 
     What a part does with settings that change while it is used goes into ``adjustments``. ``traces`` puts spans around
@@ -96,8 +95,7 @@ def make_engine(bench: Bench, name: str) -> Engine:
     return ENGINES[name](bench)
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(Struct, frozen=True):
     """What providers know from earlier runs."""
 
     cache: CacheStore

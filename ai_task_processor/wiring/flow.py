@@ -1,7 +1,8 @@
 """The pipeline as drawn: three stages around the journal, and what wakes them."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ai_task_processor.domain.ports import Leases, Processor, RateLimiter, Reporter, TaskSource
 from ai_task_processor.pipeline.delivery import Delivery
@@ -18,8 +19,7 @@ from ai_task_processor.wiring.engines import Bench, least
 from ai_task_processor.wiring.state import State
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """What the stages work with; ``batch_sizes`` say how many texts for a model make a good request now."""
 
     state: State
@@ -32,8 +32,7 @@ class Parts:
     batch_sizes: Sequence[Callable[[str], int]] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(Struct, frozen=True):
     """The pipeline; ``poll_now`` has the Task API polled at once, ``wake`` lets stages that rest look again.
 
     ``begin`` is to be awaited before it runs.

@@ -3,7 +3,8 @@
 import socket
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ai_task_processor import __version__
 from ai_task_processor.domain.clock import Clock
@@ -28,8 +29,7 @@ POLL_PATIENCE = 12
 """How many request timeouts a poll may take before it counts as hanging; a page may take ten of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Watchers:
+class Watchers(Struct, frozen=True):
     """The observers whose knowledge the routes show."""
 
     health: Health

@@ -3,8 +3,9 @@
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.events import Event
@@ -40,8 +41,7 @@ async def _nothing_parked(_limit: int) -> Sequence[ParkedTask]:
     return ()
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     """What outlives the process; without ``memory`` the providers' ends with it. ``parked`` shows parked tasks.
 
     Where replicas share it: ``remember`` opens the memory once the database answers, ``turn`` says who polls, ``keep``

@@ -1,7 +1,8 @@
 """The client of the Task API, and what the flow does with it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ai_task_processor.domain.ports import Leases, Reporter, TaskSource
 from ai_task_processor.resilience.breaker import Breaker
@@ -26,8 +27,7 @@ def open_wire(connections: int) -> Exchange:
     return open_pool(connections=connections)
 
 
-@dataclass(frozen=True, slots=True)
-class TaskApi:
+class TaskApi(Struct, frozen=True):
     """Where tasks come from, and for how long they are ours; where outcomes go."""
 
     source: TaskSource

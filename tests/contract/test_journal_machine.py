@@ -3,12 +3,13 @@
 import asyncio
 import tempfile
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ai_task_processor.domain.outcome import Deferred, Failed, Outcome, Settled, Succeeded, Vector
 from ai_task_processor.domain.ports import Backlog, Entry, Journal
@@ -46,8 +47,7 @@ OUTCOMES = st.one_of(
 )
 
 
-@dataclass(frozen=True)
-class Modelled:
+class Modelled(Struct, frozen=True):
     """One task as it must be."""
 
     task: Task

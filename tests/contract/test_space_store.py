@@ -1,9 +1,9 @@
 """What every store of embedding spaces promises: in memory, in SQLite and in PostgreSQL."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import text
 
 from ai_task_processor.providers.space_store import MemorySpaceStore, SqlSpaceStore

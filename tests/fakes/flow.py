@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from ai_task_processor.domain.amount import ONE_TASK, UNLIMITED, Amount
 from ai_task_processor.domain.errors import NotNow, RateLimited, TaskApiError

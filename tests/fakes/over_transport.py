@@ -1,8 +1,7 @@
 """An exchange over any transport of httpx2, such as a simulation's."""
 
-from dataclasses import replace
-
 import httpx2
+from msgspec.structs import replace
 
 from ai_task_processor.task_api.requests import Reply, Request, broken_off, too_large
 

@@ -2,8 +2,9 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeAlias
+
+from msgspec.structs import replace
 
 from ai_task_processor.domain.amount import ONE_TASK, UNLIMITED, Amount
 from ai_task_processor.domain.errors import RateLimited

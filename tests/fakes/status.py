@@ -4,7 +4,8 @@ import math
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ai_task_processor.domain.ports import Backlog
 from ai_task_processor.ops.health import Check, Health, HealthSettings

@@ -251,7 +251,7 @@ async def test_settings_come_from_a_file_and_the_environment_goes_before_it(api:
 
 CRASH = """
     from contextlib import asynccontextmanager
-    from dataclasses import replace
+    from msgspec.structs import replace
     from ai_task_processor.app import World
     from ai_task_processor.wiring.state import open_state
     from ai_task_processor.cli import main

@@ -1,6 +1,5 @@
 """Everything that happened in a simulated world, in order, and its hash."""
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -34,6 +33,6 @@ class Trace:
 
 
 def _told(event: Event) -> str:
-    facts = {field.name: getattr(event, field.name) for field in dataclasses.fields(event) if field.name not in WITHOUT}
+    facts = {name: getattr(event, name) for name in event.__struct_fields__ if name not in WITHOUT}
     said = " ".join(f"{name}={value}" for name, value in facts.items() if value != "")
     return f"    {type(event).__name__} {said}"

@@ -3,11 +3,11 @@
 import base64
 import hashlib
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from typing import get_type_hints
 
 import pytest
+from msgspec.structs import replace
 
 from ai_task_processor.domain.ports import Backlog
 from ai_task_processor.ops.page import HEADERS, page, sections

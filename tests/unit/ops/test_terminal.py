@@ -1,8 +1,8 @@
 import re
-from dataclasses import replace
 from io import StringIO
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from ai_task_processor.ops.status import Minute, ParkedTask, Status

@@ -1,7 +1,6 @@
-from dataclasses import replace
-
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from ai_task_processor.domain.ports import Backlog
 from ai_task_processor.ops.health import Check

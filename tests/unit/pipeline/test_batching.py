@@ -1,8 +1,7 @@
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ai_task_processor.domain.work import Work
 from ai_task_processor.pipeline.batching import LINGER, batches, halves, linger

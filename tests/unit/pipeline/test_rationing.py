@@ -1,11 +1,11 @@
 import itertools
 import random
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ai_task_processor.domain.amount import UNLIMITED, USD, Amount
 from ai_task_processor.domain.outcome import Failed

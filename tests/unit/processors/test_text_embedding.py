@@ -1,10 +1,10 @@
 import asyncio
-import dataclasses
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ai_task_processor.domain.errors import ProviderUnavailable
 from ai_task_processor.domain.outcome import Succeeded, Vector
@@ -157,7 +157,7 @@ def test_shares_of_the_tokens_add_up_and_what_was_known_has_none(
 ) -> None:
     asked = set(range(len(texts))) - known
     provider = ScriptedProvider()
-    provider.change = lambda answer: dataclasses.replace(answer, tokens=total if asked else 0, known=known)
+    provider.change = lambda answer: replace(answer, tokens=total if asked else 0, known=known)
     works = [planned(text, str(number)) for number, text in enumerate(texts)]
     outcomes = asyncio.run(processor(provider).perform(batch(*works)))
     shares = [outcome.tokens for outcome in outcomes.values() if isinstance(outcome, Succeeded)]

@@ -1,9 +1,9 @@
 import asyncio
-import dataclasses
 import random
 from collections.abc import Collection, Mapping, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from ai_task_processor.domain.amount import Amount
 from ai_task_processor.domain.errors import JournalError, ProviderRejected, ProviderUnavailable, TaskProcessorError
@@ -201,7 +201,7 @@ async def test_the_length_of_an_unknown_model_is_the_one_that_was_learned() -> N
 async def test_when_a_name_comes_to_mean_another_model_no_answer_mixes_the_two() -> None:
     house = House()
     await house.ask("a", "b")
-    house.provider.change = lambda answer: dataclasses.replace(answer, model="newer")
+    house.provider.change = lambda answer: replace(answer, model="newer")
     answer = await house.ask("a", "c", "b")
     assert right(answer, "a", "c", "b")
     assert answer.model == "newer"
@@ -214,7 +214,7 @@ async def test_when_a_name_comes_to_mean_another_model_no_answer_mixes_the_two()
 async def test_a_provider_that_changes_its_model_all_the_time_is_not_believed() -> None:
     house = House()
     names = iter("xyz")
-    house.provider.change = lambda answer: dataclasses.replace(answer, model=next(names))
+    house.provider.change = lambda answer: replace(answer, model=next(names))
     await house.ask("a")
     with pytest.raises(ProviderUnavailable, match="several models"):
         await house.ask("a", "b")

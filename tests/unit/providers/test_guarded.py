@@ -1,9 +1,9 @@
 import asyncio
-import dataclasses
 import random
 from collections.abc import Callable, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from ai_task_processor.domain.errors import (
     BreakerOpen,
@@ -347,7 +347,7 @@ def test_what_cannot_be_believed_is_unavailable(vectors: Callable[[Embeddings], 
     @virtual_time
     async def check() -> None:
         house = House(attempts=1)
-        house.provider.change = lambda answer: dataclasses.replace(answer, vectors=tuple(vectors(answer)))
+        house.provider.change = lambda answer: replace(answer, vectors=tuple(vectors(answer)))
         with pytest.raises(ProviderUnavailable, match="not believed"):
             await house.ask()
         assert house.outcomes() == ["unavailable", "unavailable"]

@@ -1,8 +1,8 @@
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from ai_task_processor.domain.errors import ProviderRejected, ProviderUnavailable, RateLimited
 from ai_task_processor.domain.events import TextsMixed

@@ -1,7 +1,7 @@
 import asyncio
-import dataclasses
 
 import pytest
+from msgspec.structs import replace
 
 from ai_task_processor.domain.errors import ProviderUnavailable
 from ai_task_processor.domain.events import SpaceChanged
@@ -41,7 +41,7 @@ class House:
         return self
 
     async def ask(self, name: str = MODEL, dimensions: int | None = None, **change: object) -> Embeddings:
-        self.provider.change = lambda answer: dataclasses.replace(answer, **change)  # type: ignore[arg-type]
+        self.provider.change = lambda answer: replace(answer, **change)  # type: ignore[arg-type]
         return await self.spaced.embed(["a", "b"], model=name, dimensions=dimensions)
 
     def changes(self) -> list[tuple[str, int | None, str, str]]:
