@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection
 
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.outcome import Deferred, Outcome, Settled, Succeeded, Vector
@@ -14,17 +14,18 @@ from ai_task_processor.domain.task import Task, urgency
 from ai_task_processor.journal.encoding import DAMAGED, Damaged, decoded, encoded, outcome_columns, outcome_of, storable
 from ai_task_processor.journal.lease import Lease
 from ai_task_processor.journal.state import LONGEST_WAIT
-from ai_task_processor.storage.bulk import execute_each
 from ai_task_processor.storage.engine import Storage
-from ai_task_processor.storage.statements import statement
+from ai_task_processor.storage.statements import Statement
 from ai_task_processor.storage.vectors import keys_kept
 
 Parameters: TypeAlias = dict[str, Any]
 
+_Unreported: TypeAlias = tuple[str, str, str, float, int]
+"""Id, type, correlation id, when it was settled, and deliveries that failed."""
+
 _Fresh: TypeAlias = tuple[float, Settled]
 """When an outcome was settled, by which its row is known to be the same still, and the outcome."""
 
-_LOOKED_UP_AT_ONCE: Final = 500
 REMEMBERED: Final = 1_024
 """Outcomes that need not be read for their delivery, for they were settled a moment ago."""
 
@@ -33,114 +34,114 @@ _NO_ROWS: Final = (0, 0, None)
 # What stands between /* and */ is for databases that replicas share. Each condition is written as in the index that
 # serves it (storage/schema.py), or the index would not be used.
 
-_MARK = text("SELECT value FROM meta WHERE key = 'reports'")
-_NEXT_MARK = text("""
+_MARK = Statement("SELECT value FROM meta WHERE key = 'reports'")
+_NEXT_MARK = Statement("""
     INSERT INTO meta (key, value) VALUES ('reports', '1')
     ON CONFLICT (key) DO UPDATE SET value = CAST(CAST(meta.value AS BIGINT) + 1 AS TEXT)
     RETURNING value
 """)
 
-_KNOWN = statement("""
+_KNOWN = Statement("""
     SELECT id, CASE WHEN state = 'reported' THEN reported_mark END FROM tasks WHERE id IN :ids
 """)
-_DROP = text("DELETE FROM tasks WHERE id = :id")
-_INSERT = text("""
+_DROP = Statement("DELETE FROM tasks WHERE id IN :ids")
+_INSERT = Statement("""
     INSERT INTO tasks (id, type, state, priority, created_at, batch_key, correlation_id, attempts, deliveries,
                        not_before, accepted_at, content)
     VALUES (:id, :type, 'due', :priority, :created_at, :batch_key, :correlation_id, 0, 0, 0, :now, :content)
 """)
 
-_RIPEN_DUE = text("""
+_RIPEN_DUE = Statement("""
     UPDATE tasks SET not_before = 0
     WHERE state <> 'reported' AND state = 'due' AND not_before > 0 AND not_before <= :now
 """)
-_MOST_URGENT_KEY = statement("""
+_MOST_URGENT_KEY = Statement("""
     SELECT batch_key FROM tasks
-    WHERE state <> 'reported' AND state = 'due' AND not_before = 0 AND batch_key NOT IN :keys
+    WHERE state <> 'reported' AND state = 'due' AND not_before = 0 AND batch_key NOT IN :none_of
     ORDER BY priority, created_at, id LIMIT 1 /*FOR UPDATE SKIP LOCKED*/
 """)
-_CLAIM = statement("""
+_CLAIM = Statement("""
     UPDATE tasks SET state = 'claimed', reason = NULL /*, claimed_by = :me*/ WHERE id IN (/*SELECT unnest(ARRAY(*/
         SELECT id FROM tasks WHERE state = 'due' AND not_before = 0 AND batch_key = :key
         ORDER BY priority, created_at, id LIMIT :limit /*FOR UPDATE SKIP LOCKED))*/)
     RETURNING id, type, content, created_at, priority, correlation_id, batch_key, attempts
 """)
-_SET_ASIDE = text("""
+_SET_ASIDE = Statement("""
     UPDATE tasks SET state = 'parked', outcome = :outcome, reason = :reason WHERE id = :id AND state <> 'reported'
 """)
 
-_SETTLE = statement("""
+_SETTLE = Statement("""
     UPDATE tasks SET state = :state, settled_at = :now, content = NULL, result = :result, result_key = :result_key,
                      outcome = :outcome, model = :model, provider = :provider, tokens = :tokens,
                      dimensions = :dimensions, error = :error
     WHERE id = :id AND state = 'claimed' /*AND claimed_by = :me*/
 """)
-_DEFER = statement("""
+_DEFER = Statement("""
     UPDATE tasks SET state = 'due', not_before = :until, attempts = attempts + :counted, reason = :reason
     WHERE id = :id AND state = 'claimed' /*AND claimed_by = :me*/
 """)
-_RELEASE = statement("UPDATE tasks SET state = 'due' WHERE id = :id AND state = 'claimed' /*AND claimed_by = :me*/")
+_RELEASE = Statement("UPDATE tasks SET state = 'due' WHERE id IN :ids AND state = 'claimed' /*AND claimed_by = :me*/")
 
-_RIPEN_UNREPORTED = text("""
+_RIPEN_UNREPORTED = Statement("""
     UPDATE tasks SET not_before = 0
     WHERE state <> 'reported' AND state IN ('succeeded', 'failed') AND not_before > 0 AND not_before <= :now
 """)
-_OLDEST_UNREPORTED = statement("""
+_OLDEST_UNREPORTED = Statement("""
     SELECT id, type, correlation_id, settled_at, deliveries FROM tasks
     WHERE state IN ('succeeded', 'failed') AND not_before = 0 /*AND claimed_by = :me*/
     ORDER BY settled_at, id LIMIT :limit
 """)
-_OUTCOMES = statement("""
+_OUTCOMES = Statement("""
     SELECT id, outcome, COALESCE(result, (
         SELECT substr(entry, -4 * dimensions) FROM embedding_cache WHERE key = result_key
     )), error, model, provider, tokens, dimensions
     FROM tasks WHERE id IN :ids AND state IN ('succeeded', 'failed') /*AND claimed_by = :me*/
 """)
 
-_REPORTED = statement("""
+_REPORTED = Statement("""
     UPDATE tasks SET state = 'reported', reported_at = :now, reported_mark = :mark, content = NULL, result = NULL,
                      result_key = NULL, reason = NULL, not_before = 0
-    WHERE id = :id AND state IN ('claimed', 'succeeded', 'failed') /*AND claimed_by = :me*/
+    WHERE id IN :ids AND state IN ('claimed', 'succeeded', 'failed') /*AND claimed_by = :me*/
 """)
-_POSTPONE = statement("""
+_POSTPONE = Statement("""
     UPDATE tasks SET not_before = :until, deliveries = deliveries + :counted
-    WHERE id = :id AND state IN ('succeeded', 'failed') /*AND claimed_by = :me*/
+    WHERE id IN :ids AND state IN ('succeeded', 'failed') /*AND claimed_by = :me*/
 """)
-_PARK = statement("""
+_PARK = Statement("""
     UPDATE tasks SET state = 'parked', reason = :reason, not_before = 0
     WHERE id = :id AND state IN ('claimed', 'succeeded', 'failed') /*AND claimed_by = :me*/
 """)
 
-_UNCLAIM = statement("""
+_UNCLAIM = Statement("""
     UPDATE tasks SET state = 'due' WHERE state <> 'reported' AND state = 'claimed' /*AND claimed_by = :me*/
 """)
-_SHORTEN_WAITS = text("""
+_SHORTEN_WAITS = Statement("""
     UPDATE tasks SET not_before = :latest
     WHERE state <> 'reported' AND state IN ('due', 'succeeded', 'failed') AND not_before > :latest
 """)
 
-_NEXT_DUE = text("""
+_NEXT_DUE = Statement("""
     SELECT min(not_before) FROM tasks WHERE state <> 'reported' AND state = 'due' AND not_before > 0
 """)
-_NEXT_UNREPORTED = statement("""
+_NEXT_UNREPORTED = Statement("""
     SELECT min(not_before) FROM tasks
     WHERE state <> 'reported' AND state = 'succeeded' AND not_before > 0 /*AND claimed_by = :me*/
     UNION ALL
     SELECT min(not_before) FROM tasks
     WHERE state <> 'reported' AND state = 'failed' AND not_before > 0 /*AND claimed_by = :me*/
 """)
-_COUNT = text("""
+_COUNT = Statement("""
     SELECT state, count(*), sum(CASE WHEN not_before > :now THEN 1 ELSE 0 END), min(settled_at)
     FROM tasks WHERE state <> 'reported' GROUP BY state
 """)
-_HELD = text("SELECT id FROM tasks WHERE state <> 'reported'")
-_RENEWED = text("""
+_HELD = Statement("SELECT id FROM tasks WHERE state <> 'reported'")
+_RENEWED = Statement("""
     INSERT INTO meta (key, value) VALUES ('renewed_at', :at) ON CONFLICT (key) DO UPDATE SET value = excluded.value
 """)
-_RENEWED_AT = text("SELECT value FROM meta WHERE key = 'renewed_at'")
-_NOT_RENEWED = text("DELETE FROM meta WHERE key = 'renewed_at'")
-_LET_GO = text("DELETE FROM tasks WHERE state <> 'reported' AND state = 'due' AND accepted_at < :before")
-_FORGET = text("DELETE FROM tasks WHERE state = 'reported' AND reported_at < :before")
+_RENEWED_AT = Statement("SELECT value FROM meta WHERE key = 'renewed_at'")
+_NOT_RENEWED = Statement("DELETE FROM meta WHERE key = 'renewed_at'")
+_LET_GO = Statement("DELETE FROM tasks WHERE state <> 'reported' AND state = 'due' AND accepted_at < :before")
+_FORGET = Statement("DELETE FROM tasks WHERE state = 'reported' AND reported_at < :before")
 
 
 class SqlJournal:
@@ -162,7 +163,7 @@ class SqlJournal:
 
     async def mark(self) -> int:
         """The number of reporting transactions so far."""
-        return await self._storage.read(lambda connection: int(connection.execute(_MARK).scalar() or 0))
+        return await self._storage.read(lambda connection: int(_MARK.value(connection) or 0))
 
     async def accept(self, tasks: Sequence[Task], mark: int) -> tuple[str, ...]:
         """Keep the tasks not known yet, and those that somebody has set back to pending since their report."""
@@ -190,8 +191,8 @@ class SqlJournal:
 
     async def release(self, task_ids: Sequence[str]) -> None:
         """Give claimed tasks back as due."""
-        rows = _by_id(task_ids, me=self._me)
-        await self._storage.write(lambda connection: execute_each(connection, _RELEASE, rows))
+        given_back = {"ids": task_ids, "me": self._me}
+        await self._storage.write(lambda connection: _RELEASE.change(connection, given_back))
 
     async def unreported(self, limit: int) -> tuple[Entry, ...]:
         """Hand out outcomes to deliver, oldest first; rows that cannot be read are parked."""
@@ -209,8 +210,8 @@ class SqlJournal:
             return
 
         def report(connection: Connection) -> None:
-            mark = int(connection.execute(_NEXT_MARK).scalar_one())
-            execute_each(connection, _REPORTED, _by_id(task_ids, me=self._me, now=now, mark=mark))
+            mark = int(_NEXT_MARK.value(connection))
+            _REPORTED.change(connection, {"ids": task_ids, "me": self._me, "now": now, "mark": mark})
 
         now = self._clock.now()
         await self._storage.write(report)
@@ -218,22 +219,22 @@ class SqlJournal:
 
     async def postpone(self, task_ids: Sequence[str], until: float, *, counts: bool = True) -> None:
         """Deliver these outcomes at ``until`` or later."""
-        rows = _by_id(task_ids, me=self._me, until=until, counted=int(counts))
-        await self._storage.write(lambda connection: execute_each(connection, _POSTPONE, rows))
+        put_off = {"ids": task_ids, "me": self._me, "until": until, "counted": int(counts)}
+        await self._storage.write(lambda connection: _POSTPONE.change(connection, put_off))
         self._handed_out.difference_update(task_ids)
 
     async def park(self, task_id: str, reason: str) -> None:
         """Keep this outcome for an operator."""
         row = {"id": task_id, "me": self._me, "reason": storable(reason)}
-        await self._storage.write(lambda connection: connection.execute(_PARK.on(connection), row))
+        await self._storage.write(lambda connection: _PARK.change(connection, row))
         self._handed_out.discard(task_id)
 
     async def reopen(self) -> None:
         """Take up what an earlier run left; nothing goes on waiting for more than an hour."""
 
         def reopen(connection: Connection) -> None:
-            connection.execute(_UNCLAIM.on(connection), {"me": self._me})
-            connection.execute(_SHORTEN_WAITS, {"latest": latest})
+            _UNCLAIM.change(connection, {"me": self._me})
+            _SHORTEN_WAITS.change(connection, {"latest": latest})
 
         latest = self._clock.now() + LONGEST_WAIT
         if self._lease:
@@ -243,7 +244,7 @@ class SqlJournal:
 
     async def next_due(self) -> float | None:
         """When the earliest deferred task becomes due."""
-        return await self._storage.read(lambda connection: connection.execute(_NEXT_DUE).scalar())
+        return await self._storage.read(_NEXT_DUE.value)
 
     async def next_unreported(self) -> float | None:
         """When the earliest postponed outcome is to be delivered."""
@@ -256,11 +257,11 @@ class SqlJournal:
 
     async def held(self) -> tuple[str, ...]:
         """The ids of all that is not reported."""
-        return await self._storage.read(lambda connection: tuple(connection.execute(_HELD).scalars()))
+        return await self._storage.read(lambda connection: tuple(task_id for (task_id,) in _HELD.rows(connection)))
 
     async def renewed(self, at: float) -> None:
         """Remember when what is due was last ours alone."""
-        await self._storage.write(lambda connection: connection.execute(_RENEWED, {"at": repr(at)}))
+        await self._storage.write(lambda connection: _RENEWED.change(connection, {"at": repr(at)}))
 
     async def let_go(self, before: float) -> int:
         """Drop the due tasks accepted before this time if they were not renewed since."""
@@ -268,60 +269,55 @@ class SqlJournal:
 
     async def forget(self, before: float) -> int:
         """Drop tasks reported before this time."""
-        return await self._storage.write(lambda connection: connection.execute(_FORGET, {"before": before}).rowcount)
+        return await self._storage.write(lambda connection: _FORGET.change(connection, {"before": before}))
 
     def _next_unreported(self, connection: Connection) -> float | None:
-        times = connection.execute(_NEXT_UNREPORTED.on(connection), {"me": self._me}).scalars()
-        return min((time for time in times if time is not None), default=None)
+        times = _NEXT_UNREPORTED.rows(connection, {"me": self._me})
+        return min((time for (time,) in times if time is not None), default=None)
 
     def _waiting(self, connection: Connection, limit: int, now: float) -> tuple[Entry, ...]:
-        connection.execute(_RIPEN_UNREPORTED, {"now": now})
+        _RIPEN_UNREPORTED.change(connection, {"now": now})
         while rows := self._oldest(connection, limit):
             outcomes = self._remembered(rows)
-            outcomes |= _outcomes(connection, self._me, [row.id for row in rows if row.id not in outcomes])
+            outcomes |= _outcomes(connection, self._me, [task_id for task_id, *_ in rows if task_id not in outcomes])
             if outcomes:
-                return tuple(_entry(row, outcomes[row.id]) for row in rows if row.id in outcomes)
+                return tuple(_entry(row, outcomes[row[0]]) for row in rows if row[0] in outcomes)
         return ()
 
-    def _oldest(self, connection: Connection, limit: int) -> Sequence[Row[Any]]:
-        found = connection.execute(
-            _OLDEST_UNREPORTED.on(connection), {"limit": limit + len(self._handed_out), "me": self._me}
-        )
-        return list(islice((row for row in found if row.id not in self._handed_out), limit))
+    def _oldest(self, connection: Connection, limit: int) -> Sequence[_Unreported]:
+        rows = _OLDEST_UNREPORTED.rows(connection, {"limit": limit + len(self._handed_out), "me": self._me})
+        found = (cast("_Unreported", row) for row in rows if row[0] not in self._handed_out)
+        return list(islice(found, limit))
 
-    def _remembered(self, rows: Iterable[Row[Any]]) -> dict[str, Settled]:
+    def _remembered(self, rows: Iterable[_Unreported]) -> dict[str, Settled]:
         """The outcomes that are in memory, as far as they are those that the rows have."""
-        known = ((row.id, row.settled_at, self._fresh.get(row.id)) for row in rows)
+        known = ((task_id, settled_at, self._fresh.get(task_id)) for task_id, _, _, settled_at, _ in rows)
         return {task_id: fresh[1] for task_id, settled_at, fresh in known if fresh and fresh[0] == settled_at}
 
 
 def _accept(connection: Connection, tasks: Sequence[Task], mark: int, now: float) -> tuple[str, ...]:
     known = _known(connection, [task.id for task in tasks])
     again = [task_id for task_id, reported in known.items() if reported is not None and reported <= mark]
-    execute_each(connection, _DROP, _by_id(again))
+    _DROP.change(connection, {"ids": again})
     standing = known.keys() - again
     new: dict[str, Task] = {}
     for task in tasks:
         if task.id not in standing:
             new.setdefault(task.id, task)
-    execute_each(connection, _INSERT, [_row(task, now) for task in new.values()])
+    _INSERT.change_each(connection, [_row(task, now) for task in new.values()])
     return tuple(new)
 
 
 def _known(connection: Connection, ids: Sequence[str]) -> dict[str, int | None]:
-    known: dict[str, int | None] = {}
-    for start in range(0, len(ids), _LOOKED_UP_AT_ONCE):
-        found = connection.execute(_KNOWN.on(connection), {"ids": ids[start : start + _LOOKED_UP_AT_ONCE]})
-        known.update((task_id, mark) for task_id, mark in found)
-    return known
+    return dict(cast("Sequence[tuple[str, int | None]]", _KNOWN.rows(connection, {"ids": ids})))
 
 
 def _let_go(connection: Connection, before: float) -> int:
-    renewed_at = connection.execute(_RENEWED_AT).scalar()
+    renewed_at = _RENEWED_AT.value(connection)
     if renewed_at is None or float(renewed_at) >= before:
         return 0
-    connection.execute(_NOT_RENEWED)
-    return connection.execute(_LET_GO, {"before": before}).rowcount
+    _NOT_RENEWED.change(connection)
+    return _LET_GO.change(connection, {"before": before})
 
 
 def _row(task: Task, now: float) -> Parameters:
@@ -338,10 +334,10 @@ def _row(task: Task, now: float) -> Parameters:
 
 
 def _claim(connection: Connection, me: str, limit: int, without: Collection[str], now: float) -> tuple[Task, ...]:
-    connection.execute(_RIPEN_DUE, {"now": now})
+    _RIPEN_DUE.change(connection, {"now": now})
     while rows := _most_urgent(connection, me, limit, without):
         tasks, damaged = _tasks(rows)
-        execute_each(connection, _SET_ASIDE, damaged)
+        _SET_ASIDE.change_each(connection, damaged)
         if tasks:
             return tuple(sorted(tasks, key=urgency))
     return ()
@@ -349,10 +345,10 @@ def _claim(connection: Connection, me: str, limit: int, without: Collection[str]
 
 def _most_urgent(connection: Connection, me: str, limit: int, without: Collection[str]) -> Sequence[Any]:
     keys = [storable(key) for key in without]
-    key = connection.execute(_MOST_URGENT_KEY.on(connection), {"keys": keys}).scalar()
+    key = _MOST_URGENT_KEY.value(connection, {"none_of": keys})
     if key is None:
         return ()
-    return connection.execute(_CLAIM.on(connection), {"key": key, "limit": limit, "me": me}).all()
+    return _CLAIM.rows(connection, {"key": key, "limit": limit, "me": me})
 
 
 def _tasks(rows: Iterable[Any]) -> tuple[list[Task], list[Parameters]]:
@@ -382,8 +378,8 @@ def _settle(connection: Connection, me: str, outcomes: Mapping[str, Outcome], no
             **outcome_columns(outcome),
         }
         settled.append(row if row["result_key"] is None else row | {"result": None})
-    written = execute_each(connection, _SETTLE, settled)
-    execute_each(connection, _DEFER, deferred)
+    written = _SETTLE.change_each(connection, settled)
+    _DEFER.change_each(connection, deferred)
     return written == len(settled)
 
 
@@ -402,17 +398,18 @@ def _outcomes(connection: Connection, me: str, ids: Sequence[str]) -> dict[str, 
         return {}
     outcomes: dict[str, Settled] = {}
     damaged: list[Parameters] = []
-    for task_id, *kept in connection.execute(_OUTCOMES.on(connection), {"ids": ids, "me": me}):
+    for task_id, *kept in _OUTCOMES.rows(connection, {"ids": ids, "me": me}):
         try:
             outcomes[task_id] = outcome_of(*kept)
         except Damaged as error:
             damaged.append(_set_aside(task_id, f"its outcome cannot be read: {error}"))
-    execute_each(connection, _SET_ASIDE, damaged)
+    _SET_ASIDE.change_each(connection, damaged)
     return outcomes
 
 
-def _entry(row: Row[Any], outcome: Settled) -> Entry:
-    return Entry(row.id, row.type, row.correlation_id, outcome, row.settled_at, row.deliveries)
+def _entry(row: _Unreported, outcome: Settled) -> Entry:
+    task_id, kind, correlation_id, settled_at, deliveries = row
+    return Entry(task_id, kind, correlation_id, outcome, settled_at, deliveries)
 
 
 def _set_aside(task_id: str, reason: str) -> Parameters:
@@ -420,7 +417,7 @@ def _set_aside(task_id: str, reason: str) -> Parameters:
 
 
 def _backlog(connection: Connection, now: float) -> Backlog:
-    counts = {state: (count, later, oldest) for state, count, later, oldest in connection.execute(_COUNT, {"now": now})}
+    counts = {state: (count, later, oldest) for state, count, later, oldest in _COUNT.rows(connection, {"now": now})}
     due, deferred, _ = counts.get("due", _NO_ROWS)
     succeeded, _, oldest_succeeded = counts.get("succeeded", _NO_ROWS)
     failed, _, oldest_failed = counts.get("failed", _NO_ROWS)
@@ -432,7 +429,3 @@ def _backlog(connection: Connection, now: float) -> Backlog:
         parked=counts.get("parked", _NO_ROWS)[0],
         oldest_unreported=min((time for time in (oldest_succeeded, oldest_failed) if time is not None), default=None),
     )
-
-
-def _by_id(task_ids: Iterable[str], **values: float | str) -> list[Parameters]:
-    return [{"id": task_id, **values} for task_id in task_ids]

@@ -3,15 +3,14 @@
 import json
 from collections.abc import Callable
 
-from sqlalchemy import Connection, delete, insert, select, text
+from sqlalchemy import Connection, delete, insert, select
 
 from ai_task_processor.limits.ledger import Bucket, Change, Decide, Ledger
 from ai_task_processor.limits.timeline import Reading
 from ai_task_processor.limits.windows import Strategy
-from ai_task_processor.storage.bulk import execute_each
 from ai_task_processor.storage.engine import Storage
 from ai_task_processor.storage.schema import limit_buckets, meta
-from ai_task_processor.storage.statements import statement
+from ai_task_processor.storage.statements import Statement
 
 READING_KEY = "limits.reading"
 LINE_KEY = "limits.line"
@@ -51,16 +50,18 @@ class MemoryLimitStore:
         self._counts = {(bucket.window, bucket.end): bucket.count for bucket in ledger.buckets}
 
 
-_KEEP_BUCKET = text(
+_KEEP_BUCKET = Statement(
     'INSERT INTO limit_buckets (strategy, "window", bucket, used) VALUES (:strategy, :window, :bucket, :used)'
     ' ON CONFLICT (strategy, "window", bucket) DO UPDATE SET used = excluded.used'
 )
 _BUCKETS = select(limit_buckets.c.window, limit_buckets.c.bucket, limit_buckets.c.used)
-_WAIT_FOR_OTHERS = statement("SELECT 1 /*FROM pg_advisory_xact_lock(1095324755)*/")
-_KEEP_READING = text(
+_WAIT_FOR_OTHERS = Statement("SELECT 1 /*FROM pg_advisory_xact_lock(1095324755)*/")
+_KEEP_READING = Statement(
     "INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 )
-_FORGET = text('DELETE FROM limit_buckets WHERE strategy = :strategy AND "window" = :window AND bucket <= :horizon')
+_FORGET = Statement(
+    'DELETE FROM limit_buckets WHERE strategy = :strategy AND "window" = :window AND bucket <= :horizon'
+)
 
 
 class SqlLimitStore:
@@ -103,12 +104,12 @@ class SharedLimitStore:
         """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
 
         def decided(connection: Connection) -> None:
-            connection.execute(_WAIT_FOR_OTHERS.on(connection))
+            _WAIT_FOR_OTHERS.rows(connection)
             ledger = self._ledger(connection)
             change = decide(ledger)
             if change is not None:
                 _write(connection, SHARED, change)
-                connection.execute(_KEEP_READING, {"key": LINE_KEY, "value": repr(ledger.line)})
+                _KEEP_READING.change(connection, {"key": LINE_KEY, "value": repr(ledger.line)})
 
         await self._storage.write(decided)
 
@@ -116,9 +117,9 @@ class SharedLimitStore:
         """See :class:`~ai_task_processor.limits.ledger.LimitStore`."""
 
         def replace(connection: Connection) -> None:
-            connection.execute(_WAIT_FOR_OTHERS.on(connection))
+            _WAIT_FOR_OTHERS.rows(connection)
             connection.execute(delete(limit_buckets))
-            execute_each(connection, _KEEP_BUCKET, [_row(SHARED, bucket) for bucket in ledger.buckets])
+            _KEEP_BUCKET.change_each(connection, [_row(SHARED, bucket) for bucket in ledger.buckets])
 
         await self._storage.write(replace)
 
@@ -154,12 +155,11 @@ def _save(connection: Connection, change: Change) -> None:
 
 
 def _write(connection: Connection, strategy: str, change: Change) -> None:
-    execute_each(
+    _FORGET.change_each(
         connection,
-        _FORGET,
         [{"strategy": strategy, "window": name, "horizon": horizon} for name, horizon in change.forget.items()],
     )
-    execute_each(connection, _KEEP_BUCKET, [_row(strategy, bucket) for bucket in change.buckets])
+    _KEEP_BUCKET.change_each(connection, [_row(strategy, bucket) for bucket in change.buckets])
 
 
 def _replace(connection: Connection, ledger: Ledger) -> None:
@@ -175,7 +175,7 @@ def _replace(connection: Connection, ledger: Ledger) -> None:
 
 def _keep_reading(connection: Connection, reading: Reading) -> None:
     value = json.dumps({name: getattr(reading, name) for name in Reading.__struct_fields__})
-    execute_each(connection, _KEEP_READING, [{"key": READING_KEY, "value": value}])
+    _KEEP_READING.change(connection, {"key": READING_KEY, "value": value})
 
 
 def _row(strategy: str, bucket: Bucket) -> dict[str, object]:

@@ -9,11 +9,11 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection
 
 from ai_task_processor.providers.cache import Filling
-from ai_task_processor.storage.bulk import execute_each
 from ai_task_processor.storage.engine import Storage
+from ai_task_processor.storage.statements import Statement
 
 GRAIN = 16
 """An entry counts as used anew when a sixteenth of the room has been filled since it last did: not every hit is to cost
@@ -24,7 +24,6 @@ _BEGINNING = 2**40
 
 RECOUNTED = 64
 
-_LOOKED_UP_AT_ONCE = 500
 _EVICTED_AT_ONCE = 256
 _TOUCHED_AT_ONCE = 256
 
@@ -89,16 +88,12 @@ class _Row:
     used: int
 
 
-_TOTALS = text("SELECT COUNT(*), COALESCE(SUM(size), 0), MAX(used) FROM embedding_cache")
-_GET = text("SELECT key, entry, size, used FROM embedding_cache WHERE key IN :keys").bindparams(
-    bindparam("keys", expanding=True)
-)
-_PUT = text("INSERT INTO embedding_cache (key, used, size, entry) VALUES (:key, :used, :size, :entry)")
-_TOUCH = text("UPDATE embedding_cache SET used = :used WHERE key = :key")
-_DROP = text("DELETE FROM embedding_cache WHERE key IN :keys RETURNING size").bindparams(
-    bindparam("keys", expanding=True)
-)
-_OLDEST = text("SELECT key, size FROM embedding_cache ORDER BY used LIMIT :limit")
+_TOTALS = Statement("SELECT COUNT(*), COALESCE(SUM(size), 0), MAX(used) FROM embedding_cache")
+_GET = Statement("SELECT key, entry, size, used FROM embedding_cache WHERE key IN :keys")
+_PUT = Statement("INSERT INTO embedding_cache (key, used, size, entry) VALUES (:key, :used, :size, :entry)")
+_TOUCH = Statement("UPDATE embedding_cache SET used = :used WHERE key = :key")
+_DROP = Statement("DELETE FROM embedding_cache WHERE key IN :keys RETURNING size")
+_OLDEST = Statement("SELECT key, size FROM embedding_cache ORDER BY used LIMIT :limit")
 
 
 class SqlCacheStore:
@@ -160,7 +155,7 @@ class SqlCacheStore:
         return self._books
 
     async def _recount(self) -> None:
-        entries, size, latest = await self._storage.read(lambda connection: connection.execute(_TOTALS).one())
+        ((entries, size, latest),) = await self._storage.read(_TOTALS.rows)
         self._books = Filling(entries=int(entries), size=int(size))
         self._position = max(self._position, latest or 0)
         self._puts_until_recount = RECOUNTED
@@ -206,11 +201,8 @@ class SqlCacheStore:
 
 
 def _get(connection: Connection, keys: list[bytes]) -> Mapping[bytes, _Row]:
-    return {
-        key: _Row(entry if isinstance(entry, bytes) else b"", size, used)
-        for some in _portions(keys, _LOOKED_UP_AT_ONCE)
-        for key, entry, size, used in connection.execute(_GET, {"keys": some})
-    }
+    found = _GET.rows(connection, {"keys": keys})
+    return {key: _Row(entry if isinstance(entry, bytes) else b"", size, used) for key, entry, size, used in found}
 
 
 def _put(
@@ -218,10 +210,10 @@ def _put(
 ) -> tuple[Filling, int]:
     """Answers the books afterwards, and how many entries had to go."""
     books = _drop(connection, books, [row["key"] for row in rows])
-    execute_each(connection, _TOUCH, [{"key": key, "used": used} for key, used in touches.items()])
+    _TOUCH.change_each(connection, [{"key": key, "used": used} for key, used in touches.items()])
     books = Filling(books.entries, books.size + sum(row["size"] for row in rows))
     books, before = _evict(connection, books, limit)  # first: what is freed is filled again, the file need not grow
-    execute_each(connection, _PUT, rows)
+    _PUT.change_each(connection, rows)
     books, after = _evict(connection, Filling(books.entries + len(rows), books.size), limit)
     return books, before + after
 
@@ -236,7 +228,7 @@ def _evict(connection: Connection, books: Filling, limit: int) -> tuple[Filling,
 
 def _evict_some(connection: Connection, books: Filling, limit: int) -> tuple[Filling, int]:
     excess, oldest = books.size - limit, []
-    for key, size in connection.execute(_OLDEST, {"limit": _EVICTED_AT_ONCE}):
+    for key, size in _OLDEST.rows(connection, {"limit": _EVICTED_AT_ONCE}):
         if excess <= 0:
             break
         excess -= size
@@ -245,14 +237,8 @@ def _evict_some(connection: Connection, books: Filling, limit: int) -> tuple[Fil
 
 
 def _drop(connection: Connection, books: Filling, keys: list[bytes]) -> Filling:
-    for some in _portions(keys, _LOOKED_UP_AT_ONCE):
-        sizes = connection.execute(_DROP, {"keys": some}).scalars().all()
-        books = Filling(books.entries - len(sizes), books.size - sum(sizes))
-    return books
-
-
-def _portions(keys: list[bytes], size: int) -> Iterable[list[bytes]]:
-    return (keys[start : start + size] for start in range(0, len(keys), size))
+    sizes = [size for (size,) in _DROP.rows(connection, {"keys": keys})]
+    return Filling(books.entries - len(sizes), books.size - sum(sizes))
 
 
 # --- What a row takes -------------------------------------------------------------------------------------------------

@@ -3,11 +3,11 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from ai_task_processor.providers.spaces import Sighting, Space
-from ai_task_processor.storage.bulk import execute_each
 from ai_task_processor.storage.engine import Storage
+from ai_task_processor.storage.statements import Statement
 
 
 class MemorySpaceStore:
@@ -32,14 +32,14 @@ class MemorySpaceStore:
             self._sightings.pop((one.name, one.asked, one.space), None)
 
 
-_LOAD = text("SELECT name, asked, provider, engine, model, dimensions, first_seen, last_seen, count FROM spaces")
-_SAVE = text("""
+_LOAD = Statement("SELECT name, asked, provider, engine, model, dimensions, first_seen, last_seen, count FROM spaces")
+_SAVE = Statement("""
     INSERT INTO spaces (name, asked, provider, engine, model, dimensions, first_seen, last_seen, count)
     VALUES (:name, :asked, :provider, :engine, :model, :dimensions, :first_seen, :last_seen, :count)
     ON CONFLICT (name, asked, provider, engine, model, dimensions)
     DO UPDATE SET last_seen = excluded.last_seen, count = excluded.count
 """)
-_FORGET = text("""
+_FORGET = Statement("""
     DELETE FROM spaces WHERE name = :name AND asked = :asked AND provider = :provider AND engine = :engine
     AND model = :model AND dimensions = :dimensions
 """)
@@ -59,19 +59,19 @@ class SqlSpaceStore:
         """See :class:`~ai_task_processor.providers.spaces.SpaceStore`."""
 
         def save(connection: Connection) -> None:
-            execute_each(connection, _FORGET, [_columns(one) for one in forget])
-            execute_each(connection, _SAVE, [_columns(sighting)])
+            _FORGET.change_each(connection, [_columns(one) for one in forget])
+            _SAVE.change_each(connection, [_columns(sighting)])
 
         await self._storage.write(save)
 
     async def forget(self, sightings: Collection[Sighting]) -> None:
         """See :class:`~ai_task_processor.providers.spaces.SpaceStore`."""
         rows = [_columns(one) for one in sightings]
-        await self._storage.write(lambda connection: execute_each(connection, _FORGET, rows))
+        await self._storage.write(lambda connection: _FORGET.change_each(connection, rows))
 
 
 def _load(connection: Connection) -> Sequence[Sighting]:
-    return tuple(sighting for row in connection.execute(_LOAD) if (sighting := _sighting(row)))
+    return tuple(sighting for row in _LOAD.rows(connection) if (sighting := _sighting(row)))
 
 
 def _sighting(row: Sequence[Any]) -> Sighting | None:

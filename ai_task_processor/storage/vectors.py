@@ -7,13 +7,13 @@ the database gives them the vector first (see ``schema.py``).
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection
+
+from ai_task_processor.storage.statements import Statement
 
 CHECKSUM_BYTES: Final = 4
 
-_CHECKSUMS = text("SELECT key, substr(entry, 1, 4) FROM embedding_cache WHERE key IN :keys").bindparams(
-    bindparam("keys", expanding=True)
-)
+_CHECKSUMS = Statement("SELECT key, substr(entry, 1, 4) FROM embedding_cache WHERE key IN :keys")
 
 
 def name_of(key: bytes, entry: bytes) -> bytes:
@@ -26,5 +26,5 @@ def keys_kept(connection: Connection, names: Collection[bytes]) -> Mapping[bytes
     keys = [name[:-CHECKSUM_BYTES] for name in names]
     if not keys or connection.dialect.name != "sqlite":
         return {}
-    found = ((key, key + checksum) for key, checksum in connection.execute(_CHECKSUMS, {"keys": keys}))
+    found = ((key, key + checksum) for key, checksum in _CHECKSUMS.rows(connection, {"keys": keys}))
     return {name: key for key, name in found if name in names}

@@ -3,7 +3,7 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, text
 
 from ai_task_processor.domain.outcome import Deferred, Failed, Outcome, Succeeded, Vector
 from ai_task_processor.domain.ports import Backlog
@@ -11,6 +11,7 @@ from ai_task_processor.domain.task import Task
 from ai_task_processor.journal import sql
 from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.storage.engine import Storage
+from ai_task_processor.storage.statements import Statement
 from tests.fakes.time import BEGINNING, ManualClock
 
 VECTOR = Succeeded(Vector(bytes(range(12))), model="small", provider="mock", tokens=7)
@@ -155,20 +156,15 @@ class TestCancellation:
 class TestCost:
     """Every statement finds its rows by an index, so that what waits or is finished costs nothing."""
 
-    @staticmethod
-    def statements() -> list[tuple[str, TextClause]]:
-        found = [(name, getattr(value, "sole", value)) for name, value in vars(sql).items()]
-        return [(name, value) for name, value in found if isinstance(value, TextClause)]
-
     async def test_no_statement_reads_the_whole_table(self, storage: Storage) -> None:
-        def plan(connection: Connection, statement: TextClause) -> str:
-            driver_sql = statement.text.replace(":ids", "('a')").replace(":keys", "('a')")
-            values = dict.fromkeys(statement.compile().params, 1)
-            found = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {driver_sql}", values)
-            return " / ".join(step.detail for step in found)
+        def plan(connection: Connection, statement: Statement) -> str:
+            values = {name: [1] if name in {"ids", "none_of"} else 1 for name in statement.parameters}
+            steps = Statement(f"EXPLAIN QUERY PLAN {statement.sole}").rows(connection, values)
+            return " / ".join(str(detail) for *_, detail in steps)
 
-        assert len(self.statements()) > 20
-        for name, statement in self.statements():
+        statements = {name: value for name, value in vars(sql).items() if isinstance(value, Statement)}
+        assert len(statements) > 20
+        for name, statement in statements.items():
             found = await storage.read(lambda connection, each=statement: plan(connection, each))
             assert "SCAN tasks" not in found.replace("SCAN tasks USING", ""), f"{name}: {found}"
             assert "TEMP B-TREE" not in found or name == "_OUTCOMES", f"{name}: {found}"
