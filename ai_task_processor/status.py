@@ -123,7 +123,7 @@ def _got(url: str) -> tuple[int, bytes]:
 def _status(url: str, body: bytes) -> Status:
     try:
         return _STATUS.decode(body)
-    except (DecodeError, UnicodeDecodeError) as error:
+    except (DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unreachable(
             f"{url} gave an answer that is none of this version: is the daemon as new as this?"
         ) from error

@@ -101,6 +101,7 @@ def answering(answer: bytes) -> Iterator[str]:
         (b"HTTP/1.1 404 Not Found\r\n\r\n", "answered 404: another program, or a daemon without this route"),
         (b"HTTP/1.1 200 OK\r\n\r\n<html>", "is the daemon as new as this?"),
         (b'HTTP/1.1 200 OK\r\n\r\n{"status": "ok"}', "is the daemon as new as this?"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"deep": ' + b"[" * 100_000, "is the daemon as new as this?"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "no daemon answers"),
         (b"", "no daemon answers"),
     ],
