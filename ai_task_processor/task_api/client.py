@@ -1,6 +1,5 @@
 """Requests to the Task API: one client, one pool of connections, one breaker."""
 
-import asyncio
 import contextlib
 import secrets
 import ssl
@@ -13,6 +12,7 @@ from ai_task_processor import __version__
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.ports import Observer, Receipt, Tracer
 from ai_task_processor.resilience.breaker import Breaker
+from ai_task_processor.resilience.deadline import Deadline
 from ai_task_processor.task_api.answers import (
     Answer,
     Unreachable,
@@ -206,7 +206,7 @@ class TaskApiClient:
             return await self._exchange.send(request(token), route)
 
         try:
-            async with asyncio.timeout(seconds):
+            with Deadline(seconds):
                 return self._answer(await self._auth.authorized(send))
         except (NoAnswer, TimeoutError) as error:
             words = str(error) or type(error).__name__
