@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -114,10 +114,7 @@ class TaskApiClient:
             signed = headers | {"Authorization": f"Bearer {token}"}
             return Request("GET", url, signed, most=self._largest_page, step_seconds=self._timeout)
 
-        async def fetch() -> Body:
-            return page_of(await self._ask(request, PENDING_PATH, seconds=PAGE_PATIENCE * self._timeout))
-
-        return await self._guarded(fetch)
+        return await self._ask(request, PENDING_PATH, page_of, seconds=PAGE_PATIENCE * self._timeout)
 
     async def patch(self, task_id: str, body: bytes, *, correlation_id: str) -> Receipt:
         """Send a task's new state; raises as :meth:`pending`."""
@@ -129,10 +126,7 @@ class TaskApiClient:
                 headers["X-Correlation-ID"] = correlation_id
             return Request("PATCH", url, headers, body, most=LARGEST_RECEIPT)
 
-        async def send() -> Receipt:
-            return receipt_of(await self._ask(request, TASK_PATH, seconds=self._timeout))
-
-        return await self._guarded(send)
+        return await self._ask(request, TASK_PATH, receipt_of, seconds=self._timeout)
 
     async def claim(self, body: bytes) -> Body:
         """The body of the list of tasks that are ours alone from now on.
@@ -178,50 +172,47 @@ class TaskApiClient:
                 step_seconds=self._timeout,
             )
 
-        async def claim() -> T:
-            return judge(await self._ask(request, CLAIM_PATH, seconds=PAGE_PATIENCE * self._timeout))
-
         headers = BODY_HEADERS | {"X-Correlation-ID": secrets.token_hex(8)}
-        return await self._guarded(claim)
+        return await self._ask(request, CLAIM_PATH, judge, seconds=PAGE_PATIENCE * self._timeout)
 
     async def _patch_tasks(self, body: bytes, judge: Callable[[Answer], T]) -> T:
         def request(token: str) -> Request:
             signed = headers | {"Authorization": f"Bearer {token}"}
             return Request("PATCH", self._base_url + TASKS_PATH, signed, body, most=LARGEST_RECEIPT)
 
-        async def send() -> T:
-            return judge(await self._ask(request, TASKS_PATH, seconds=self._timeout))
-
         headers = BODY_HEADERS | {"X-Correlation-ID": secrets.token_hex(8)}
-        return await self._guarded(send)
+        return await self._ask(request, TASKS_PATH, judge, seconds=self._timeout)
 
-    async def _guarded(self, function: Callable[[], Awaitable[T]]) -> T:
+    async def _ask(
+        self, request: Callable[[str], Request], route: str, judge: Callable[[Answer], T], *, seconds: float
+    ) -> T:
+        """What ``judge`` makes of the answer to ``request`` of the token; of a token's own errors no breaker learns."""
         await self._auth.token()
-        return await self._breaker.call(function)
+        return await self._breaker.call(lambda: self._asked(request, route, judge, seconds))
 
-    async def _ask(self, request: Callable[[str], Request], route: str, *, seconds: float) -> Answer:
-        """Send ``request`` of the token, once more with a fresh one where the first is refused."""
-
-        async def send(token: str) -> Reply:
-            return await self._exchange.send(request(token), route)
-
+    async def _asked(
+        self, request: Callable[[str], Request], route: str, judge: Callable[[Answer], T], seconds: float
+    ) -> T:
+        """Send it, once more with a fresh token where the first is refused."""
         try:
             with Deadline(seconds):
-                return self._answer(await self._auth.authorized(send))
+                reply = await self._auth.authorized(lambda token: self._exchange.send(request(token), route))
         except (NoAnswer, TimeoutError) as error:
             words = str(error) or type(error).__name__
             raise Unreachable(f"the Task API does not answer: {words}") from error
+        return judge(self._answer(reply))
 
     def _answer(self, reply: Reply) -> Answer:
         """An error's body may quote our request; what it says goes into messages."""
         body = reply.body
         if not is_success(reply.status):
             body = self._auth.without_secrets(body.decode("utf-8", "replace")).encode()
+        wish = reply.headers.get("Retry-After")
         return Answer(
             status=reply.status,
             body=body,
             location=_host(reply.headers.get("Location", "")),
-            retry_after=retry_after(reply.headers.get("Retry-After"), self._clock.now()),
+            retry_after=None if wish is None else retry_after(wish, self._clock.now()),
             incomplete=reply.incomplete,
         )
 
