@@ -62,6 +62,7 @@ class Breaker:
         self._observer = observer
         self._counts = counts
         self._circuit = pybreaker.CircuitBreaker(fail_max=threshold, throw_new_error_on_trip=False, name=name)
+        self._state: BreakerState = "closed"
         self._era = 0
         self._pause_ends = -math.inf
         self._probing = False
@@ -70,12 +71,12 @@ class Breaker:
     @property
     def state(self) -> BreakerState:
         """``closed``, ``open`` or ``half_open``; an open circuit becomes half-open with its first probe."""
-        return _STATES[self._circuit.current_state]
+        return self._state
 
     @property
     def until(self) -> float | None:
         """When a call may next be tried (Unix seconds); None where that is now."""
-        if self.state == "closed":
+        if self._state == "closed":
             return None
         now = self._clock.monotonic()
         remaining = self._rest_of_probe(now) if self._probing else self._pause_ends - now
@@ -109,16 +110,16 @@ class Breaker:
     @property
     def _success_matters(self) -> bool:
         """Not while all is well, which is nearly always: to replay a success costs more than a small request."""
-        return self._circuit.fail_counter > 0 or self.state != "closed"
+        return self._circuit.fail_counter > 0 or self._state != "closed"
 
     def _enter(self) -> bool:
         """Let a call in, or raise BreakerOpen; answers whether the call is the probe."""
-        if self.state == "closed":
+        if self._state == "closed":
             return False
         until = self.until
         if until is not None:
             raise BreakerOpen(f"{self.name} is down and is not called for now", until=until)
-        if self.state == "open":
+        if self._state == "open":
             self._change(self._circuit.half_open)
         self._probing = True
         self._probing_since = self._clock.monotonic()
@@ -127,7 +128,7 @@ class Breaker:
     def _learn_from(self, error: Exception) -> None:
         if self._counts(error):
             self._replay(_fail, reason=str(error) or type(error).__name__)
-        elif self.state == "half_open" and not isinstance(error, NotNow):
+        elif self._state == "half_open" and not isinstance(error, NotNow):
             self._replay(_succeed)
 
     def _replay(self, outcome: Callable[[], None], reason: str = "") -> None:
@@ -135,18 +136,19 @@ class Breaker:
             self._change(lambda: self._circuit.call(outcome), reason)
 
     def _change(self, step: Callable[[], object], reason: str = "") -> None:
-        before = self.state
+        before = self._state
         try:
             step()
         finally:
-            if self.state != before:
+            self._state = _STATES[self._circuit.current_state]
+            if self._state != before:
                 self._entered_new_state(reason)
 
     def _entered_new_state(self, reason: str) -> None:
         self._era += 1
-        if self.state == "open":
+        if self._state == "open":
             self._pause_ends = self._clock.monotonic() + self._recovery_seconds
-        self._observer(BreakerChanged(name=self.name, state=self.state, reason=reason))
+        self._observer(BreakerChanged(name=self.name, state=self._state, reason=reason))
 
 
 class _ReplayedFailure(Exception):

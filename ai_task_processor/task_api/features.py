@@ -48,7 +48,13 @@ class Features:
 
     def known(self, feature: Feature) -> bool:
         """Whether the route was there when it was last asked for or used."""
-        return feature in self._known and self._known[feature].there
+        known = self._known.get(feature)
+        return known is not None and known.there
+
+    def is_due(self, feature: Feature) -> bool:
+        """Whether the route is not known to be there, and it is time to ask for it."""
+        known = self._known.get(feature)
+        return known is not None and not known.there and self._clock.monotonic() >= known.ask_at
 
     async def has(self, feature: Feature) -> bool:
         """Whether the route is there; where that is not known, the API is asked.
@@ -56,9 +62,9 @@ class Features:
         Raises RouteMissing where it has just turned out not to be, and whatever else stands in the way of learning it.
         What follows from that is the caller's to say, by :meth:`lack`.
         """
-        if self._is_due(feature):
+        if self.is_due(feature):
             async with self._asking[feature]:
-                if self._is_due(feature):
+                if self.is_due(feature):
                     await self._ask[feature]()
                     self._known[feature] = _Known(there=True)
                     self._observer(FeatureFound(feature))
@@ -71,7 +77,3 @@ class Features:
             self._observer(FeatureLost(feature, reason))
         ask_at = self._clock.monotonic() + known.wait
         self._known[feature] = replace(known, there=False, ask_at=ask_at, wait=min(2 * known.wait, LONGEST_WAIT))
-
-    def _is_due(self, feature: Feature) -> bool:
-        known = self._known.get(feature)
-        return known is not None and not known.there and self._clock.monotonic() >= known.ask_at

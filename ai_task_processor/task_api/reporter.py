@@ -38,16 +38,9 @@ class ApiReporter:
 
     async def at_once(self) -> int:
         """Many, where the API has a route for that; while one caller learns that, the others go on without."""
-        if self._asking:
-            return 1
-        self._asking = True
-        try:
-            return MOST_AT_ONCE if await self._features.has(Feature.BULK) else 1
-        except (TaskApiError, NotNow) as error:
-            self._features.lack(Feature.BULK, str(error))
-            return 1
-        finally:
-            self._asking = False
+        if self._features.is_due(Feature.BULK) and not self._asking:
+            await self._learn_whether_many_can_be_sent()
+        return MOST_AT_ONCE if self._features.known(Feature.BULK) else 1
 
     async def report(self, entries: Sequence[Entry]) -> Sequence[Verdict]:
         """Deliver outcomes, together if they are several; a failure whose reason is refused goes without the reason."""
@@ -70,6 +63,15 @@ class ApiReporter:
         if self._features.known(Feature.CLAIM):
             return Receipt.TAKEN
         return await self._client.patch(task.id, IN_PROGRESS, correlation_id=task.correlation_id)
+
+    async def _learn_whether_many_can_be_sent(self) -> None:
+        self._asking = True
+        try:
+            await self._features.has(Feature.BULK)
+        except (TaskApiError, NotNow) as error:
+            self._features.lack(Feature.BULK, str(error))
+        finally:
+            self._asking = False
 
     async def _parcel(self, parcel: Sequence[Result], entries: Mapping[str, Entry]) -> Mapping[str, Verdict]:
         if len(parcel) == 1:
