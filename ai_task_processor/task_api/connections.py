@@ -32,6 +32,9 @@ _UPGRADED: Final = 101
 
 _LENGTHS: Final = frozenset(map(istr, ("Content-Length", "Transfer-Encoding")))
 
+_KEPT: Final = frozenset((b"content-length", b"transfer-encoding", b"location", b"retry-after"))
+"""Of the head of an answer; nobody looks at anything else."""
+
 
 class Connections:
     """At most ``most`` connections, which are kept for the next request; ``trusted`` says whom to believe.
@@ -102,7 +105,9 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Reply] | None = None
         self._used_at = 0.0
-        self._begin(0)
+        self._most = 0
+        self._head_size = 0
+        self.on_message_begin()
 
     @property
     def idle(self) -> float:
@@ -118,7 +123,10 @@ class _Connection(asyncio.Protocol):
         """Send one request and await its answer; raises NoAnswer. Who is cancelled leaves a closed connection."""
         if self._transport is None:
             raise NoAnswer("the connection is closed")
-        self._begin(request.most)
+        self._most = request.most
+        self._status = 0
+        self._head_size = 0
+        self._keeps_alive = False
         self._answer = self._loop.create_future()
         self._transport.writelines((head, request.body or b""))
         try:
@@ -134,14 +142,6 @@ class _Connection(asyncio.Protocol):
         self._keeps_alive = False
         if self._transport:
             self._transport.abort()
-
-    def _begin(self, most: int) -> None:
-        self._most = most
-        self._status = 0
-        self._head_size = 0
-        self._headers: CIMultiDict[str] = CIMultiDict()
-        self._body = bytearray()
-        self._keeps_alive = False
 
     def _end(self, reply: Reply) -> None:
         if self._answer and not self._answer.done():
@@ -196,12 +196,13 @@ class _Connection(asyncio.Protocol):
         """Another answer begins: the one that is meant, or one too many."""
         self._keeps_alive = False
         self._status = 0
-        self._headers = CIMultiDict()
+        self._headers: CIMultiDict[str] = CIMultiDict()
         self._body = bytearray()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One line of a head."""
-        self._headers.add(name.decode("latin-1"), value.decode("latin-1"))
+        if name.lower() in _KEPT:
+            self._headers.add(name.decode("latin-1"), value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
         """The head is there."""
