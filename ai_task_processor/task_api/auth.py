@@ -123,9 +123,8 @@ class TokenAuth:
                 await self._replace_if_due()
         return self._current().text
 
-    async def authorized(self, send: Callable[[str], Awaitable[Reply]]) -> Reply:
-        """Have a request sent with the current token, and once more with another one if that is refused."""
-        token = await self.token()
+    async def authorized(self, token: str, send: Callable[[str], Awaitable[Reply]]) -> Reply:
+        """Have a request sent with ``token``, and once more with another one if that is refused."""
         reply = await send(token)
         if reply.status not in _REFUSALS:
             return reply

@@ -187,20 +187,18 @@ class TaskApiClient:
         self, request: Callable[[str], Request], route: str, judge: Callable[[Answer], T], *, seconds: float
     ) -> T:
         """What ``judge`` makes of the answer to ``request`` of the token; of a token's own errors no breaker learns."""
-        await self._auth.token()
-        return await self._breaker.call(lambda: self._asked(request, route, judge, seconds))
 
-    async def _asked(
-        self, request: Callable[[str], Request], route: str, judge: Callable[[Answer], T], seconds: float
-    ) -> T:
-        """Send it, once more with a fresh token where the first is refused."""
-        try:
-            with Deadline(seconds):
-                reply = await self._auth.authorized(lambda token: self._exchange.send(request(token), route))
-        except (NoAnswer, TimeoutError) as error:
-            words = str(error) or type(error).__name__
-            raise Unreachable(f"the Task API does not answer: {words}") from error
-        return judge(self._answer(reply))
+        async def judged() -> T:
+            try:
+                with Deadline(seconds):
+                    reply = await self._auth.authorized(token, lambda token: self._exchange.send(request(token), route))
+            except (NoAnswer, TimeoutError) as error:
+                words = str(error) or type(error).__name__
+                raise Unreachable(f"the Task API does not answer: {words}") from error
+            return judge(self._answer(reply))
+
+        token = await self._auth.token()
+        return await self._breaker.call(judged)
 
     def _answer(self, reply: Reply) -> Answer:
         """An error's body may quote our request; what it says goes into messages."""
