@@ -90,14 +90,12 @@ class Delivery:
     async def _next(self) -> Sequence[Entry]:
         """What is next to be delivered; nothing where there is nothing."""
         company: Sequence[Entry] = ()
-        while not company and await self._has_taken():
+        while not company and (self._taken or await self._has_found_more()):
             company = self._company(1 if self._halted else await self._reporter.at_once())
         return company
 
-    async def _has_taken(self) -> bool:
-        """Take outcomes if need be; many lanes that ask together for what is not there cost one look or two."""
-        if self._taken:
-            return True
+    async def _has_found_more(self) -> bool:
+        """Take outcomes from the journal; many lanes that ask together for what is not there cost one look or two."""
         asked_at = self._looks
         async with self._taking:
             if not self._taken and self._exhausted <= asked_at:  # later looks began after we asked: they speak for us
@@ -127,7 +125,14 @@ class Delivery:
     async def _deliver(self, entries: Sequence[Entry]) -> None:
         """Report these, and do what follows for each; what was taken first, for it ends a halt."""
         verdicts = list(zip(entries, await self._report(entries), strict=True))
-        await self._acknowledge([(entry, verdict) for entry, verdict in verdicts if isinstance(verdict, Receipt)])
+        taken = [(entry, verdict) for entry, verdict in verdicts if isinstance(verdict, Receipt)]
+        if taken:
+            await self._acknowledge(taken)
+        if len(taken) < len(verdicts):
+            await self._react(verdicts)
+
+    async def _react(self, verdicts: Iterable[tuple[Entry, Verdict]]) -> None:
+        """Do what follows for those that were not taken."""
         for error, company in _by_error(verdicts):
             match error:
                 case TaskApiUnavailable(keyless=True):
@@ -156,8 +161,6 @@ class Delivery:
 
         One lane writes for all, while the others deliver on; they wait for it where it does not keep up.
         """
-        if not taken:
-            return
         self._kept_out = 0
         self._halted = False
         self._acknowledged += taken
