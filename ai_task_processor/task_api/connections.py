@@ -6,6 +6,7 @@ What is sent is written here; what comes back is read by llhttp, the parser of N
 import asyncio
 import socket
 import ssl
+from collections import defaultdict
 from functools import lru_cache
 from typing import Final, cast
 
@@ -46,7 +47,7 @@ class Connections:
         self._places = asyncio.Semaphore(most)
         self._trusted = trusted
         self._longest_idle = idle
-        self._idle: dict[str, list[_Connection]] = {}
+        self._idle: defaultdict[str, list[_Connection]] = defaultdict(list)
 
     async def send(self, request: Request) -> Reply:
         """Send once; an answer whose head came is an answer, however its body ends. Raises NoAnswer."""
@@ -58,7 +59,7 @@ class Connections:
             except (OSError, UnicodeError) as error:  # the latter: a name that no server can have
                 return broken_off(None, error)
         if connection.may_be_used_again:
-            self._idle.setdefault(origin, []).append(connection)
+            self._idle[origin].append(connection)
         return reply
 
     def close(self) -> None:
@@ -70,7 +71,7 @@ class Connections:
 
     def _unused(self, origin: str) -> "_Connection | None":
         """The one that was used last: it is the least likely to be closed just now."""
-        waiting = self._idle.get(origin, [])
+        waiting = self._idle[origin]
         while waiting:
             connection = waiting.pop()
             if connection.may_be_used_again and connection.idle < self._longest_idle:
