@@ -191,13 +191,15 @@ class TaskApiClient:
         async def judged() -> T:
             try:
                 with Deadline(seconds):
-                    reply = await self._auth.authorized(token, lambda token: self._exchange.send(request(token), route))
+                    reply = await self._auth.authorized(
+                        current, lambda token: self._exchange.send(request(token), route)
+                    )
             except (NoAnswer, TimeoutError) as error:
                 words = str(error) or type(error).__name__
                 raise Unreachable(f"the Task API does not answer: {words}") from error
             return judge(self._answer(reply))
 
-        token = await self._auth.token()
+        current = await self._auth.token()
         return await self._breaker.call(judged)
 
     def _answer(self, reply: Reply) -> Answer:
