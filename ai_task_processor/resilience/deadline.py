@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Deadline:
-    """``with Deadline(seconds):`` does what ``async with asyncio.timeout(seconds):`` does, for less than half of its CPU.
+    """``with Deadline(seconds):`` does what ``async with asyncio.timeout(seconds):`` does, for half of its CPU.
 
     What still waits inside after ``seconds`` is cancelled, and TimeoutError raised. A cancellation that comes from
     elsewhere passes, also where both come together. To be entered once.
