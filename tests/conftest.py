@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from ai_task_processor.providers.local_files import find_model
-from ai_task_processor.providers.local_gguf import GgufModel
+from ai_task_processor.providers.local.files import find_model
+from ai_task_processor.providers.local.gguf import GgufModel
 from tests.engines import installed
 from tests.fakes.postgres import Database, database
 

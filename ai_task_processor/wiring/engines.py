@@ -25,8 +25,8 @@ from ai_task_processor.providers.concurrency import Concurrency
 from ai_task_processor.providers.connection import HttpClient
 from ai_task_processor.providers.guarded import Guarded, Patience, counts
 from ai_task_processor.providers.hybrid import Hybrid
-from ai_task_processor.providers.local_files import ModelFiles, find_model
-from ai_task_processor.providers.local_model import LocalModel, Runtime
+from ai_task_processor.providers.local.files import ModelFiles, find_model
+from ai_task_processor.providers.local.model import LocalModel, Runtime
 from ai_task_processor.providers.models import canonical
 from ai_task_processor.providers.neighbours import Neighbours
 from ai_task_processor.providers.prices import Prices, free
@@ -272,7 +272,7 @@ def _local(bench: Bench) -> Engine:
 
 
 def _shipped_model() -> Engine:
-    from ai_task_processor.providers.local import PACKAGE, Local  # noqa: PLC0415  # imported when its mode is chosen
+    from ai_task_processor.providers.local.shipped import PACKAGE, Local  # noqa: PLC0415  # imported when its mode is chosen
 
     return Engine(Local(), timeout=IN_PROCESS_TIMEOUT, identity=metadata.version(PACKAGE))
 
@@ -287,10 +287,10 @@ def _own_model(bench: Bench) -> Engine:
 
 def _loaded(files: ModelFiles, *, truncate: bool) -> Runtime:
     if files.kind == "gguf":
-        from ai_task_processor.providers.local_gguf import GgufModel  # noqa: PLC0415  # imported when there is one
+        from ai_task_processor.providers.local.gguf import GgufModel  # noqa: PLC0415  # imported when there is one
 
         return GgufModel(files, truncate=truncate)
-    from ai_task_processor.providers.local_onnx import OnnxModel  # noqa: PLC0415
+    from ai_task_processor.providers.local.onnx import OnnxModel  # noqa: PLC0415
 
     return OnnxModel(files, truncate=truncate)
 

@@ -19,11 +19,11 @@ from ai_task_processor.providers.concurrency import Concurrency
 from ai_task_processor.providers.connection import HttpClient
 from ai_task_processor.providers.guarded import Guarded, Patience, counts
 from ai_task_processor.providers.hybrid import Hybrid
-from ai_task_processor.providers.local import Local
-from ai_task_processor.providers.local_files import find_model
-from ai_task_processor.providers.local_gguf import GgufModel
-from ai_task_processor.providers.local_model import LocalModel
-from ai_task_processor.providers.local_onnx import OnnxModel
+from ai_task_processor.providers.local.files import find_model
+from ai_task_processor.providers.local.gguf import GgufModel
+from ai_task_processor.providers.local.model import LocalModel
+from ai_task_processor.providers.local.onnx import OnnxModel
+from ai_task_processor.providers.local.shipped import Local
 from ai_task_processor.providers.mock import Mock
 from ai_task_processor.providers.ollama import Ollama
 from ai_task_processor.providers.ollama_models import OllamaModels, sdk_client

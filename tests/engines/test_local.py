@@ -11,10 +11,10 @@ import pytest
 
 from ai_task_processor.domain.errors import ConfigurationError, ProviderRejected
 from ai_task_processor.domain.ports import Embeddings
-from ai_task_processor.providers.local_files import ModelFiles, find_model
-from ai_task_processor.providers.local_gguf import GgufModel
-from ai_task_processor.providers.local_model import LocalModel
-from ai_task_processor.providers.local_onnx import OnnxModel
+from ai_task_processor.providers.local.files import ModelFiles, find_model
+from ai_task_processor.providers.local.gguf import GgufModel
+from ai_task_processor.providers.local.model import LocalModel
+from ai_task_processor.providers.local.onnx import OnnxModel
 from tests.engines import installed
 from tests.fakes.daemon import started
 from tests.fakes.fleet import CLIENT_ID, CLIENT_SECRET, task_server

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ai_task_processor.domain.errors import ConfigurationError, ProviderRejected
-from ai_task_processor.providers.local import DIMENSIONS, LENGTHS, MODEL, TOKENS_AT_ONCE, Local, _require
+from ai_task_processor.providers.local.shipped import DIMENSIONS, LENGTHS, MODEL, TOKENS_AT_ONCE, Local, _require
 
 TEXTS = [
     "The cat sat on the mat.",
@@ -115,7 +115,7 @@ def test_a_missing_package_is_told_with_its_remedy() -> None:
 def test_neither_importing_it_nor_loading_it_touches_the_root_logger() -> None:
     program = """
 import asyncio, logging, sys
-from ai_task_processor.providers.local import Local
+from ai_task_processor.providers.local.shipped import Local
 provider = Local()
 assert "wordllama" not in sys.modules, "imported before it is needed"
 asyncio.run(provider.embed(["a"], model="any", dimensions=None))

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from ai_task_processor.domain.errors import ConfigurationError
-from ai_task_processor.providers.local_files import find_model
-from ai_task_processor.providers.local_model import required
+from ai_task_processor.providers.local.files import find_model
+from ai_task_processor.providers.local.model import required
 
 
 def write(folder: Path, *names: str) -> Path:

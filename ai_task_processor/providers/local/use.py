@@ -7,8 +7,8 @@ import numpy as np
 import orjson
 
 from ai_task_processor.domain.errors import ProviderUnavailable
-from ai_task_processor.providers.local_files import fault
-from ai_task_processor.providers.local_model import MOST_TOKENS, Floats
+from ai_task_processor.providers.local.files import fault
+from ai_task_processor.providers.local.model import MOST_TOKENS, Floats
 
 POOLING = "1_Pooling/config.json"
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_task_processor.providers.local_gguf_facts import NotGguf, gguf_facts
+from ai_task_processor.providers.local.gguf_facts import NotGguf, gguf_facts
 
 
 def string(text: str) -> bytes:

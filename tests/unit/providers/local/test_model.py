@@ -7,7 +7,7 @@ import pytest
 
 from ai_task_processor.domain.errors import ConfigurationError, ProviderRejected, ProviderUnavailable
 from ai_task_processor.domain.events import SpaceChanged
-from ai_task_processor.providers.local_model import PROBE, Embedded, LocalModel
+from ai_task_processor.providers.local.model import PROBE, Embedded, LocalModel
 from ai_task_processor.providers.space_store import MemorySpaceStore
 from ai_task_processor.providers.spaces import Spaced, Spaces
 from tests.fakes.flow import Recorder

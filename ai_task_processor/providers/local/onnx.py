@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_task_processor.domain.errors import ProviderRejected, ProviderUnavailable
-from ai_task_processor.providers.local_files import TOKENIZER, ModelFiles, fault
-from ai_task_processor.providers.local_model import Embedded, Floats, required
-from ai_task_processor.providers.local_use import Use
+from ai_task_processor.providers.local.files import TOKENIZER, ModelFiles, fault
+from ai_task_processor.providers.local.model import Embedded, Floats, required
+from ai_task_processor.providers.local.use import Use
 from ai_task_processor.providers.refusals import InputTooLong
 
 TOKENS_AT_ONCE = 4096
@@ -56,7 +56,7 @@ class OnnxModel:
             raise fault(f"{files.model} asks for {', '.join(sorted(unknown))}; a sentence encoder does not")
 
     def embed(self, texts: Sequence[str]) -> Iterator[Embedded]:
-        """See :class:`~ai_task_processor.providers.local_model.Runtime`."""
+        """See :class:`~ai_task_processor.providers.local.model.Runtime`."""
         encodings = self._tokenizer.encode_batch_fast(list(texts))
         for places in _together([len(encoding.ids) for encoding in encodings], self._expect_readable):
             vectors = self._computed([encodings[place] for place in places])
@@ -64,7 +64,7 @@ class OnnxModel:
                 yield place, vector, len(encodings[place].ids)
 
     def close(self) -> None:
-        """See :class:`~ai_task_processor.providers.local_model.Runtime`."""
+        """See :class:`~ai_task_processor.providers.local.model.Runtime`."""
         del self._session
 
     def _expect_readable(self, length: int) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ai_task_processor.domain.errors import ProviderError, ProviderRejected
 from ai_task_processor.domain.ports import Embeddings
-from ai_task_processor.providers.local_files import fault
+from ai_task_processor.providers.local.files import fault
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Embedded: TypeAlias = tuple[int, Floats, int]

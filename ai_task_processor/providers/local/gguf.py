@@ -10,9 +10,9 @@ import numpy as np
 
 from ai_task_processor.domain.errors import ProviderError, ProviderRejected, ProviderUnavailable
 from ai_task_processor.providers.decoding import vector
-from ai_task_processor.providers.local_files import ModelFiles, fault
-from ai_task_processor.providers.local_gguf_facts import NotGguf, gguf_facts
-from ai_task_processor.providers.local_model import MOST_TOKENS, Embedded, Floats, required
+from ai_task_processor.providers.local.files import ModelFiles, fault
+from ai_task_processor.providers.local.gguf_facts import NotGguf, gguf_facts
+from ai_task_processor.providers.local.model import MOST_TOKENS, Embedded, Floats, required
 from ai_task_processor.providers.refusals import InputTooLong, says_too_long, shortened, told, too_long
 
 _NO_POOLING, _RANK = 0, 4
@@ -34,12 +34,12 @@ class GgufModel:
         self._asked("a")  # a server that is let go before it has begun to work never ends
 
     def embed(self, texts: Sequence[str]) -> Iterator[Embedded]:
-        """See :class:`~ai_task_processor.providers.local_model.Runtime`; the longest first, for one may be too long."""
+        """See :class:`~ai_task_processor.providers.local.model.Runtime`; the longest first, for one may be too long."""
         for place in sorted(range(len(texts)), key=lambda place: len(texts[place]), reverse=True):
             yield place, *self._embedded(texts[place])
 
     def close(self) -> None:
-        """See :class:`~ai_task_processor.providers.local_model.Runtime`."""
+        """See :class:`~ai_task_processor.providers.local.model.Runtime`."""
         self._server = None
 
     def _embedded(self, text: str) -> tuple[Floats, int]:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from ai_task_processor.domain.errors import ConfigurationError, ProviderUnavailable
-from ai_task_processor.providers.local_model import MOST_TOKENS
-from ai_task_processor.providers.local_use import POOLING, Use
+from ai_task_processor.providers.local.model import MOST_TOKENS
+from ai_task_processor.providers.local.use import POOLING, Use
 
 TOKENS = np.array([[[3.0, 0.0], [0.0, 8.0], [0.0, 4.0]]], dtype=np.float32)
 PLAIN = [{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}]
