@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.text import Text
 
 from ai_task_processor.domain.errors import TaskProcessorError
-from ai_task_processor.ops.status import Status
-from ai_task_processor.ops.terminal import rendered
+from ai_task_processor.ops.status.facts import Status
+from ai_task_processor.ops.status.terminal import rendered
 
 PATIENCE = 5.0
 """Seconds until an answer counts as none."""

@@ -15,14 +15,14 @@ from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.confidential import Confidential
 from ai_task_processor.domain.errors import ConfigurationError, TaskProcessorError
 from ai_task_processor.domain.ports import Backlog
-from ai_task_processor.ops import page
 from ai_task_processor.ops.address import url_here
 from ai_task_processor.ops.health import OK, Health
-from ai_task_processor.ops.lookout import Lookout
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.ops.status import Status
-from ai_task_processor.ops.stream import Streams
-from ai_task_processor.ops.wording import as_json
+from ai_task_processor.ops.status import page
+from ai_task_processor.ops.status.facts import Status
+from ai_task_processor.ops.status.lookout import Lookout
+from ai_task_processor.ops.status.stream import Streams
+from ai_task_processor.ops.status.wording import as_json
 
 BACKLOG_PATIENCE = 2.0
 """Seconds that a scrape waits for the journal; a scraper gives up after ten."""

@@ -11,9 +11,9 @@ from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.ports import WindowUsage
 from ai_task_processor.ops.health import Health, HealthSettings
 from ai_task_processor.ops.http import OnRequest, OpsServer
-from ai_task_processor.ops.lookout import Identity, Lookout, Readings
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.ops.recent import Recent
+from ai_task_processor.ops.status.lookout import Identity, Lookout, Readings
+from ai_task_processor.ops.status.recent import Recent
 from ai_task_processor.pipeline.gate import Gate
 from ai_task_processor.settings import Settings
 from ai_task_processor.wiring.engines import engine_names

@@ -16,7 +16,7 @@ from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.journal.worker import new_worker, worker_of
 from ai_task_processor.limits.ledger import LimitStore
 from ai_task_processor.limits.store import SharedLimitStore, SqlLimitStore
-from ai_task_processor.ops.status import ParkedTask
+from ai_task_processor.ops.status.facts import ParkedTask
 from ai_task_processor.settings import Settings
 from ai_task_processor.storage.engine import Storage, is_postgres, open_storage
 from ai_task_processor.wiring.engines import Job, Memory, open_memory, short_memory

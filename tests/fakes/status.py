@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from ai_task_processor.domain.ports import Backlog
 from ai_task_processor.ops.health import Check, Health, HealthSettings
 from ai_task_processor.ops.http import OpsServer
-from ai_task_processor.ops.lookout import Readings
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.ops.status import Breaker, Failure, Minute, ParkedTask, Refusal, Status, Window
+from ai_task_processor.ops.status.facts import Breaker, Failure, Minute, ParkedTask, Refusal, Status, Window
+from ai_task_processor.ops.status.lookout import Readings
 from tests.fakes.time import BEGINNING, ManualClock
 
 DAY = 86_400.0

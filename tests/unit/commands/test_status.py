@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from ai_task_processor.ops.status import Status
+from ai_task_processor.ops.status.facts import Status
 from ai_task_processor.status import Unreachable, show_status, watch_status
 from tests.fakes.status import FRESH, PAUSED, TROUBLED, WELL, showing
 

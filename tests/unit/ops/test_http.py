@@ -11,10 +11,10 @@ from ai_task_processor.domain.events import PollPlanned, Running
 from ai_task_processor.domain.ports import Backlog, WindowUsage
 from ai_task_processor.ops.health import Health, HealthSettings
 from ai_task_processor.ops.http import OnRequest, OpsServer
-from ai_task_processor.ops.lookout import Identity, Lookout, Readings
 from ai_task_processor.ops.metrics import Metrics
-from ai_task_processor.ops.recent import Recent
-from ai_task_processor.ops.status import ParkedTask
+from ai_task_processor.ops.status.facts import ParkedTask
+from ai_task_processor.ops.status.lookout import Identity, Lookout, Readings
+from ai_task_processor.ops.status.recent import Recent
 from tests.fakes.time import BEGINNING, ManualClock
 
 SETTINGS = HealthSettings(

@@ -1,6 +1,16 @@
 import pytest
 
-from ai_task_processor.ops.figures import ago, clock_time, count, duration, iso, money, plain, plural, short_count
+from ai_task_processor.ops.status.figures import (
+    ago,
+    clock_time,
+    count,
+    duration,
+    iso,
+    money,
+    plain,
+    plural,
+    short_count,
+)
 from tests.fakes.time import BEGINNING
 
 

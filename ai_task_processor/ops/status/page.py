@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from types import MappingProxyType
 
-from ai_task_processor.ops import chart
-from ai_task_processor.ops.figures import ago, clock_time, duration, iso, plural
 from ai_task_processor.ops.health import Check
-from ai_task_processor.ops.markup import Inside, Markup, join, tag
-from ai_task_processor.ops.status import Breaker, Failure, ParkedTask, Refusal, Status, Window
-from ai_task_processor.ops.wording import (
+from ai_task_processor.ops.status import chart
+from ai_task_processor.ops.status.facts import Breaker, Failure, ParkedTask, Refusal, Status, Window
+from ai_task_processor.ops.status.figures import ago, clock_time, duration, iso, plural
+from ai_task_processor.ops.status.markup import Inside, Markup, join, tag
+from ai_task_processor.ops.status.wording import (
     CALLS,
     Figure,
     Headline,
@@ -33,7 +33,7 @@ RELOAD = 10
 
 
 def _asset(name: str) -> str:
-    return resources.files("ai_task_processor.ops").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("ai_task_processor.ops.status").joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -8,9 +8,9 @@ from ai_task_processor.domain.errors import JournalError
 from ai_task_processor.domain.events import BreakerChanged, IntakePaused, Running, Stopping, TaskSettled
 from ai_task_processor.domain.ports import Backlog, WindowUsage
 from ai_task_processor.ops.health import Health, HealthSettings
-from ai_task_processor.ops.lookout import MOST_PARKED, Identity, Lookout, Readings
-from ai_task_processor.ops.recent import Recent
-from ai_task_processor.ops.status import ParkedTask, Window
+from ai_task_processor.ops.status.facts import ParkedTask, Window
+from ai_task_processor.ops.status.lookout import MOST_PARKED, Identity, Lookout, Readings
+from ai_task_processor.ops.status.recent import Recent
 from tests.fakes.time import BEGINNING, ManualClock, virtual_time
 
 SETTINGS = HealthSettings("s", "v", 60, 60, limits_enabled=True, limits_strategy="rolling", providers=("mock",))

@@ -6,8 +6,8 @@ from typing import Literal, TypeAlias
 from msgspec import Struct, to_builtins
 
 from ai_task_processor.domain.ports import Backlog
-from ai_task_processor.ops.figures import ago, count, duration, money, plural, short_count
-from ai_task_processor.ops.status import Minute, State, Status, Window
+from ai_task_processor.ops.status.facts import Minute, State, Status, Window
+from ai_task_processor.ops.status.figures import ago, count, duration, money, plural, short_count
 
 Level: TypeAlias = Literal["good", "attention", "bad", "resting"]
 

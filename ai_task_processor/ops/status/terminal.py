@@ -7,9 +7,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ai_task_processor.ops.figures import ago, count, duration, plain, plural
-from ai_task_processor.ops.status import Breaker, Minute, Refusal, Status, Window, busiest
-from ai_task_processor.ops.wording import (
+from ai_task_processor.ops.status.facts import Breaker, Minute, Refusal, Status, Window, busiest
+from ai_task_processor.ops.status.figures import ago, count, duration, plain, plural
+from ai_task_processor.ops.status.wording import (
     CALLS,
     Level,
     figures,

@@ -9,8 +9,8 @@ from ai_task_processor.domain.events import (
     Stopping,
     TaskSettled,
 )
-from ai_task_processor.ops.recent import MOST_BREAKERS, MOST_FAILURES, Recent
-from ai_task_processor.ops.status import Breaker, Failure, Minute, Refusal
+from ai_task_processor.ops.status.facts import Breaker, Failure, Minute, Refusal
+from ai_task_processor.ops.status.recent import MOST_BREAKERS, MOST_FAILURES, Recent
 from tests.fakes.time import BEGINNING, ManualClock
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_task_processor.ops.chart import HEIGHT, ceiling, chart, table
-from ai_task_processor.ops.status import Minute
+from ai_task_processor.ops.status.chart import HEIGHT, ceiling, chart, table
+from ai_task_processor.ops.status.facts import Minute
 
 MINUTES = (Minute(),) * 57 + (Minute(succeeded=30), Minute(succeeded=1_000, failed=1), Minute(failed=7, deferred=9))
 

@@ -18,7 +18,7 @@ from ai_task_processor.domain.events import (
     Stopping,
     TaskSettled,
 )
-from ai_task_processor.ops.status import Breaker, Failure, Minute, Refusal
+from ai_task_processor.ops.status.facts import Breaker, Failure, Minute, Refusal
 
 MINUTES = 60
 MOST_FAILURES = 20

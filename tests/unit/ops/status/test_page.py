@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from ai_task_processor.domain.ports import Backlog
-from ai_task_processor.ops.page import HEADERS, page, sections
-from ai_task_processor.ops.status import Breaker, Status, Window
+from ai_task_processor.ops.status.facts import Breaker, Status, Window
+from ai_task_processor.ops.status.page import HEADERS, page, sections
 from tests.fakes.status import FRESH, HOSTILE, PAUSED, SAMPLES, TROUBLED, WELL
 from tests.fakes.time import BEGINNING
 

@@ -5,8 +5,8 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from ai_task_processor.ops.status import Minute, ParkedTask, Status
-from ai_task_processor.ops.terminal import rendered, sparkline
+from ai_task_processor.ops.status.facts import Minute, ParkedTask, Status
+from ai_task_processor.ops.status.terminal import rendered, sparkline
 from tests.fakes.status import FRESH, PAUSED, SAMPLES, TROUBLED, WELL
 
 

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from ai_task_processor.ops.figures import count, plural
-from ai_task_processor.ops.markup import Markup, join, tag
-from ai_task_processor.ops.status import Minute, busiest
+from ai_task_processor.ops.status.facts import Minute, busiest
+from ai_task_processor.ops.status.figures import count, plural
+from ai_task_processor.ops.status.markup import Markup, join, tag
 
 HEIGHT = 100.0
 STEP = 10.0

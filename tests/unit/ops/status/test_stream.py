@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from ai_task_processor.ops.stream import Streams, changed, event
+from ai_task_processor.ops.status.stream import Streams, changed, event
 
 
 class Page:

@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_task_processor.ops.markup import Markup, join, tag
+from ai_task_processor.ops.status.markup import Markup, join, tag
 
 
 def test_elements_stand_in_each_other() -> None:

@@ -11,11 +11,11 @@ from ai_task_processor.domain.amount import USD
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.errors import TaskProcessorError
 from ai_task_processor.domain.ports import Backlog, WindowUsage
-from ai_task_processor.ops.figures import plain
 from ai_task_processor.ops.health import Check, Health
 from ai_task_processor.ops.logs import scrubbed
-from ai_task_processor.ops.recent import Recent
-from ai_task_processor.ops.status import Breaker, Failure, ParkedTask, Phase, Refusal, Status, Window
+from ai_task_processor.ops.status.facts import Breaker, Failure, ParkedTask, Phase, Refusal, Status, Window
+from ai_task_processor.ops.status.figures import plain
+from ai_task_processor.ops.status.recent import Recent
 
 T = TypeVar("T", Breaker, Refusal, Failure, ParkedTask)
 

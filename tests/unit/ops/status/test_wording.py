@@ -4,8 +4,8 @@ from msgspec.structs import replace
 
 from ai_task_processor.domain.ports import Backlog
 from ai_task_processor.ops.health import Check
-from ai_task_processor.ops.status import Minute, Status, Window
-from ai_task_processor.ops.wording import Headline, as_json, headline
+from ai_task_processor.ops.status.facts import Minute, Status, Window
+from ai_task_processor.ops.status.wording import Headline, as_json, headline
 from tests.fakes.status import CHECKS, FRESH, PAUSED, SAMPLES, TROUBLED, WELL
 from tests.fakes.time import BEGINNING
 
