@@ -2,17 +2,16 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
-import httpx2
 import numpy as np
 import orjson
+from multidict import CIMultiDict
 
-from tests.fakes.over_transport import OverTransport
+from ai_task_processor.task_api.requests import NoAnswer, Reply, Request, broken_off
 from tests.simulation import faults
 from tests.simulation.faults import Weather
 from tests.simulation.invariants import Ledger
@@ -90,11 +89,11 @@ class Exchange:
 
     life: Life
     route: str
-    request: httpx2.Request
+    request: Request
     sent_at: float
     step: int
     fault: str
-    answer: "asyncio.Future[httpx2.Response]"
+    answer: "asyncio.Future[Reply]"
     item: Item | None = None
     era: int = 0
 
@@ -167,9 +166,9 @@ class TaskServer:
 
     # --- Requests -----------------------------------------------------------------------------------------------------
 
-    def receive(self, life: Life, request: httpx2.Request) -> Exchange:
+    def receive(self, life: Life, request: Request) -> Exchange:
         """Take a request; it goes its way also when nobody waits for the answer any more."""
-        path = request.url.path
+        path = urlsplit(request.url).path
         route = TOKEN if path == "/oauth2/token" else FETCH if path.endswith("/pending") else PATCH
         weather = self._weather(route)
         now = self._loop.time()
@@ -236,7 +235,7 @@ class TaskServer:
     def _performed(self, exchange: Exchange) -> Answer:
         if exchange.route == TOKEN:
             return self._token(exchange)
-        token = exchange.request.headers.get("authorization", "").removeprefix("Bearer ")
+        token = exchange.request.headers.get("Authorization", "").removeprefix("Bearer ")
         if self._tokens.get(token, -1.0) <= self._loop.time():
             return Answer(self._traits.refusal, b'{"message":"Unauthorized"}')
         if exchange.route == FETCH:
@@ -249,8 +248,7 @@ class TaskServer:
         if future.done() or fault in {faults.HANG_BEFORE, faults.HANG_AFTER, faults.LATE}:
             return
         if fault in {faults.REFUSED, faults.RESET_BEFORE, faults.RESET_AFTER}:
-            kind = httpx2.ConnectError if fault == faults.REFUSED else httpx2.ReadError
-            future.set_exception(kind("the connection is gone", request=exchange.request))
+            future.set_exception(NoAnswer("the connection is gone"))
             future.exception()  # the daemon may have died meanwhile: nobody has to look
             return
         if fault == faults.WEB_PAGE:
@@ -261,10 +259,9 @@ class TaskServer:
             answer = Answer(_STATUS[fault], b'{"message":"not now"}', self._wish(exchange, fault))
         assert answer is not None
         self._heard(exchange, answer)
-        body: Any = {"stream": _Broken(answer.body)} if fault == faults.TRUNCATED else {"content": answer.body}
-        future.set_result(
-            httpx2.Response(answer.status, headers=dict(answer.headers), request=exchange.request, **body)
-        )
+        reply = Reply(answer.status, CIMultiDict(answer.headers), answer.body)
+        cut_off = ConnectionResetError("the connection is gone")
+        future.set_result(broken_off(reply, cut_off) if fault == faults.TRUNCATED else reply)
 
     def _wish(self, exchange: Exchange, fault: str) -> dict[str, str]:
         """The header Retry-After, in one of its two forms, and a note to see whether it is obeyed."""
@@ -295,7 +292,7 @@ class TaskServer:
     # --- Routes -------------------------------------------------------------------------------------------------------
 
     def _token(self, exchange: Exchange) -> Answer:
-        assert b"grant_type=client_credentials" in exchange.request.content
+        assert b"grant_type=client_credentials" in (exchange.request.body or b"")
         self._issued += 1
         token = f"token-{self._issued}"
         life = self._traits.token_life
@@ -306,7 +303,7 @@ class TaskServer:
         return Answer(200, orjson.dumps(says), {"content-type": "application/json"})
 
     def _page(self, exchange: Exchange) -> Answer:
-        limit = int(exchange.request.url.params["limit"])
+        limit = int(_limit(exchange.request))
         largest = self._traits.largest_limit
         if largest is not None and limit > largest:
             return Answer(400, b'{"message":"limit is too large"}')
@@ -331,7 +328,7 @@ class TaskServer:
             return Answer(404, b'{"message":"Task not found"}', acknowledges=item)
         if self._traits.strict and item.state in FINISHED:
             return Answer(409, b'{"message":"already finished"}', acknowledges=item)
-        body = exchange.request.content
+        body = exchange.request.body or b""
         said = orjson.loads(body)
         if said["state"] == IN_PROGRESS:
             return self._begin(item)
@@ -397,50 +394,37 @@ class TaskServer:
         return True
 
 
-class Wire(OverTransport):
+class Wire:
     """The way to the Task API and its token endpoint as one life of the daemon sees it."""
-
-    def __init__(self, server: TaskServer, life: Life) -> None:
-        super().__init__(_Network(server, life))
-
-
-class _Network(httpx2.AsyncBaseTransport):
-    """What is between them."""
 
     def __init__(self, server: TaskServer, life: Life) -> None:
         self._server = server
         self._life = life
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    async def send(self, request: Request) -> Reply:
         """Send, and wait as long as the client is willing to."""
-        await request.aread()
         self._life.door()
         exchange = self._server.receive(self._life, request)
         self._life.point(f"{exchange.route} sent")
-        patience = request.extensions["timeout"]["read"]
         try:
-            async with asyncio.timeout(patience):
-                response = await exchange.answer
+            async with asyncio.timeout(request.step_seconds):
+                reply = await exchange.answer
         except TimeoutError as error:
-            raise httpx2.ReadTimeout("no answer came", request=request) from error
+            raise NoAnswer("no answer came") from error
         self._life.point(f"{exchange.route} answered")
-        return response
+        return reply
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
 
 
-class _Broken(httpx2.AsyncByteStream):
-    """A body that ends in the middle."""
-
-    def __init__(self, body: bytes) -> None:
-        self._half = body[: len(body) // 2]
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._half
-        raise httpx2.ReadError("the connection is gone")
+def _limit(request: Request) -> str:
+    return urlsplit(request.url).query.removeprefix("limit=")
 
 
-def _shown(request: httpx2.Request) -> str:
+def _shown(request: Request) -> str:
     if request.method == "GET":
-        return f"?limit={request.url.params['limit']}"
-    if request.url.path == "/oauth2/token":
+        return f"?limit={_limit(request)}"
+    if request.url.endswith("/oauth2/token"):
         return ""
-    return f" {request.content[:60].decode(errors='replace')}"
+    return f" {(request.body or b'')[:60].decode(errors='replace')}"
