@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -89,22 +90,28 @@ async def test_bash_completes(tmp_path: Path, words: str, offered: set[str]) -> 
     assert await completed(words, tmp_path) == offered
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-async def test_completion_is_shown_for_a_shell(tmp_path: Path, shell: str) -> None:
-    code, script = await finished("--show-completion", shell, folder=tmp_path)
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+async def test_completion_is_shown_for_any_shell(tmp_path: Path, shell: str) -> None:
+    wish = {"_AI_TASK_PROCESSOR_COMPLETE": f"source_{shell}"}
+    code, script = await finished(folder=tmp_path, env=wish)
     assert code == 0
     assert "_AI_TASK_PROCESSOR_COMPLETE" in script
 
 
 async def test_bash_completes_after_it_was_installed(tmp_path: Path) -> None:
-    code, said = await finished("--install-completion", "bash", folder=tmp_path, env={"HOME": str(tmp_path)})
+    """The command looks which shell has started it, so that it must be one."""
+    code, said = await in_bash("ai-task-processor --install-completion; exit $?", home=tmp_path)
     assert code == 0
-    assert "completion installed" in said
+    assert "bash completion installed" in said
+    assert "_AI_TASK_PROCESSOR_COMPLETE" in (await in_bash("ai-task-processor --show-completion; exit $?", tmp_path))[1]
+    code, known = await in_bash("source ~/.bashrc && complete -p ai-task-processor", home=tmp_path)
+    assert (code, known.strip().endswith("ai-task-processor")) == (0, True)
+
+
+async def in_bash(line: str, home: Path) -> tuple[int | None, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     process = await asyncio.create_subprocess_exec(
-        "/bin/bash", "-c", "source ~/.bashrc && complete -p ai-task-processor",
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    known, _ = await process.communicate()
-    assert known.strip().endswith(b"ai-task-processor")
-    assert process.returncode == 0
+        "/bin/bash", "-c", line, env={"PATH": path, "HOME": str(home)}, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    return process.returncode, said.decode()
