@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TypeAlias, cast
 
 from msgspec import Struct
@@ -22,8 +23,11 @@ LONGEST_TEXT = 1_048_576
 which is what the largest services read; whether a shorter one fits, the provider says."""
 
 LATEST = ":latest"
-_MODEL = re.compile(r"[^\s\x00-\x1f]{1,200}")
+LONGEST_NAME = 200
+_MODEL = re.compile(rf"[^\s\x00-\x1f]{{1,{LONGEST_NAME}}}")
 
+MOST_NAMES = 1_000
+"""Names of models that are understood once for all; nearly all tasks name one of a few."""
 
 Measure: TypeAlias = Callable[[str, str], Amount]
 
@@ -127,12 +131,24 @@ class TextEmbedding:
     def _model(self, value: JsonValue) -> str:
         if value is None:
             return self._default_model
-        if not isinstance(value, str) or not _MODEL.fullmatch(value.removesuffix(LATEST)) or not _encodable(value):
+        model = _named(value) if isinstance(value, str) else None
+        if model is None:
             raise _Unusable("content.model must be the name of a model, or left out.")
         if not self._provider.serves(value):
             examples = f"; use one of: {', '.join(self._examples)}" if self._examples else ""
             raise _Unusable(f"content.model {value} is not supported here{examples}.")
-        return value.removesuffix(LATEST)
+        return model
+
+
+def _named(value: str) -> str | None:
+    """The model of this name, without ``:latest``; None where no model can be called so."""
+    return _understood(value) if len(value) <= LONGEST_NAME + len(LATEST) else None
+
+
+@lru_cache(MOST_NAMES)
+def _understood(name: str) -> str | None:
+    model = name.removesuffix(LATEST)
+    return model if _MODEL.fullmatch(model) and _encodable(model) else None
 
 
 def _dimensions(value: JsonValue) -> int | None:

@@ -1,11 +1,13 @@
 """Books every request with the limiter before it is sent, and settles it by what it turned out to be."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from ai_task_processor.domain.amount import USD, Amount
 from ai_task_processor.domain.errors import NotNow, ProviderError, ProviderUnavailable
 from ai_task_processor.domain.ports import Embeddings, RateLimiter
-from ai_task_processor.providers.models import most_tokens_read
+from ai_task_processor.domain.tokens import most_tokens
+from ai_task_processor.providers.models import most_read
 from ai_task_processor.providers.prices import free
 
 
@@ -26,7 +28,8 @@ class Budget:
         self, function: Callable[[], Awaitable[Embeddings]], *, texts: Sequence[str], model: str
     ) -> Embeddings:
         """Await ``function`` if there is room; its answer and errors pass through. Raises RateLimited."""
-        reserved = estimate(texts, model, self._price)
+        tariff = tariff_of(model, self._price)
+        reserved = tariff.most_for(texts)
         await self._limiter.take(reserved)
         try:
             answer = await function()
@@ -34,7 +37,7 @@ class Budget:
             await self._settle_refused(reserved, error)
             raise
         tokens = answer.tokens or reserved.tokens
-        await self._limiter.settle(Amount(reserved.tasks, tokens, tokens * self._price(model)))
+        await self._limiter.settle(Amount(reserved.tasks, tokens, tokens * tariff.price))
         return answer
 
     def dollars(self, tokens: int, model: str) -> float:
@@ -50,7 +53,22 @@ class Budget:
             await self._limiter.refund(reserved)
 
 
-def estimate(texts: Sequence[str], model: str, price: Callable[[str], int]) -> Amount:
-    """The most that a request with these texts can come to."""
-    tokens = sum(most_tokens_read(text, model) for text in texts)
-    return Amount(tasks=len(texts), tokens=tokens, cost=tokens * price(model))
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """What texts for one model come to: ``most`` tokens of each are read at most, and each token costs ``price``."""
+
+    most: int
+    price: int
+
+    def most_for(self, texts: Iterable[str]) -> Amount:
+        """The most that a request with these texts can come to, in all likelihood."""
+        tasks = tokens = 0
+        for text in texts:
+            tasks += 1
+            tokens += min(most_tokens(text), self.most)
+        return Amount(tasks, tokens, tokens * self.price)
+
+
+def tariff_of(model: str, price: Callable[[str], int]) -> Tariff:
+    """The tariff of a model, where ``price`` says what a token of it costs."""
+    return Tariff(most_read(model), price(model))

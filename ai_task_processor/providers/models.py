@@ -1,10 +1,9 @@
 """What is known of well-known embedding models: usual length, longest input, and whether a vector may be shortened."""
 
+import sys
 from collections.abc import Mapping
 
 from msgspec import Struct
-
-from ai_task_processor.domain.tokens import most_tokens
 
 LATEST = ":latest"
 MAX_REQUEST_TOKENS = 300_000
@@ -54,11 +53,10 @@ def estimated_tokens(text: str) -> int:
     return len(text.encode()) // BYTES_PER_TOKEN + 1
 
 
-def most_tokens_read(text: str, model: str) -> int:
-    """More tokens than will be counted for a text in all likelihood, and no more than the model reads."""
+def most_read(model: str) -> int:
+    """How many tokens of one text the model reads, at most; no bound is known of a stranger."""
     facts = known(model)
-    most = most_tokens(text)
-    return most if facts is None or facts.max_tokens is None else min(most, facts.max_tokens)
+    return sys.maxsize if facts is None or facts.max_tokens is None else facts.max_tokens
 
 
 _MODELS: Mapping[str, Model] = {

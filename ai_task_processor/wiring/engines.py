@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +17,7 @@ from ai_task_processor.domain.ports import EmbeddingProvider, Observer, RateLimi
 from ai_task_processor.domain.tokens import LEAST_TOKENS
 from ai_task_processor.ops.traced import Traces
 from ai_task_processor.providers.batch_size import Sized
-from ai_task_processor.providers.budget import Budget, estimate
+from ai_task_processor.providers.budget import Budget, Tariff, tariff_of
 from ai_task_processor.providers.cache import CacheStore
 from ai_task_processor.providers.cache_store import MemoryCacheStore, SqlCacheStore
 from ai_task_processor.providers.cached import Cached
@@ -46,6 +47,9 @@ IN_PROCESS_TIMEOUT = 300.0
 
 OWN_MODEL_TIMEOUT = 3_600.0
 """The same for a model of the user's own, which may be large, and whose batches wait for each other."""
+
+MOST_TARIFFS = 1_000
+"""Models whose tariff is remembered; tasks may name any."""
 
 
 class Engine(Struct, frozen=True):
@@ -187,9 +191,12 @@ def measure(settings: Settings) -> Callable[[str, str], Amount]:
     prices = [price_at(settings, name) for name in engine_names(settings)]
     own = frozenset(map(canonical, settings.supported_models))
 
+    @lru_cache(MOST_TARIFFS)
+    def tariff(model: str) -> Tariff:
+        return tariff_of(model, prices[0] if canonical(model) in own else prices[-1])
+
     def measured(text: str, model: str) -> Amount:
-        price = prices[0] if canonical(model) in own else prices[-1]
-        return estimate((text,), model, price)
+        return tariff(model).most_for((text,))
 
     return measured
 

@@ -18,7 +18,7 @@ from ai_task_processor.domain.errors import (
     ProviderUnavailable,
 )
 from ai_task_processor.domain.ports import Embeddings
-from ai_task_processor.providers.budget import estimate
+from ai_task_processor.providers.budget import tariff_of
 from ai_task_processor.providers.mock import mock_vector
 from tests.simulation import faults
 from tests.simulation.invariants import CANARY, Charge, Ledger
@@ -71,7 +71,7 @@ class SimulatedProvider:
         if fault == faults.REFUSED:
             await asyncio.sleep(self._delay())
             raise ProviderUnavailable(f"{self.name} cannot be reached", sent=False)
-        request = self._ledger.spending.send(estimate(texts, model, self._price))
+        request = self._ledger.spending.send(tariff_of(model, self._price).most_for(texts))
         self._sent()
 
         def work() -> None:

@@ -13,8 +13,7 @@ from ai_task_processor.domain.errors import (
 )
 from ai_task_processor.domain.ports import Embeddings
 from ai_task_processor.domain.tokens import most_tokens
-from ai_task_processor.providers.budget import Budget, estimate
-from ai_task_processor.providers.models import most_tokens_read
+from ai_task_processor.providers.budget import Budget, tariff_of
 from tests.fakes.scripted_provider import CountingLimiter
 
 MODEL = "text-embedding-3-small"
@@ -80,9 +79,9 @@ async def test_without_room_nothing_is_sent() -> None:
 
 def test_an_estimate_is_no_more_than_the_model_reads() -> None:
     long = "word " * 100_000
-    assert most_tokens_read(long, "text-embedding-3-small") == 8192
-    assert most_tokens_read(long, "somebody-elses") == most_tokens(long) > 8192
-    assert estimate((long, "short"), MODEL, price).tokens == 8192 + most_tokens("short")
+    assert tariff_of("text-embedding-3-small", price).most_for((long,)).tokens == 8192
+    assert tariff_of("somebody-elses", price).most_for((long,)).tokens == most_tokens(long) > 8192
+    assert tariff_of(MODEL, price).most_for((long, "short")).tokens == 8192 + most_tokens("short")
 
 
 def test_money_is_told_in_dollars() -> None:
