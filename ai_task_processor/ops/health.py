@@ -41,6 +41,7 @@ from ai_task_processor.domain.events import (
     TurnElsewhere,
 )
 from ai_task_processor.domain.ports import WindowUsage
+from ai_task_processor.ops.observers import Handler
 
 OK = 200
 UNAVAILABLE = 503
@@ -96,11 +97,17 @@ class Health:
 
     def __call__(self, event: Event) -> None:
         """Take note of ``event``."""
-        if type(event) in _OF_SINGLE_TASKS:
-            return
-        if isinstance(event, Reported):  # these come by the thousand as well
-            self._task_api(event)
-            return
+        handler = self.handler(type(event))
+        if handler:
+            handler(event)
+
+    def handler(self, kind: type[Event]) -> Handler | None:
+        """What takes events of this type; None where they say nothing about health."""
+        if kind in _OF_SINGLE_TASKS:
+            return None
+        return self._task_api.delivered if kind is Reported else self._told
+
+    def _told(self, event: Event) -> None:
         self._pulse(event)
         self._token(event)
         self._task_api(event)
@@ -324,12 +331,15 @@ class _TaskApi:
                 self._fetching = reason
             case DeliveryHalted(until=until, reason=reason):
                 self._delivering, self._halted_until = reason, until
-            case Reported() | Parked():
-                self._delivering = ""
+            case Parked():
+                self.delivered(event)
             case ReportPostponed() if (
                 self._clock.now() >= self._halted_until
             ):  # before that, it was sent before the halt
                 self._delivering = ""
+
+    def delivered(self, _event: Reported | Parked) -> None:
+        self._delivering = ""
 
     def check(self) -> Check:
         trouble = ("" if self._paused else self._fetching) or self._delivering

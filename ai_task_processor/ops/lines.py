@@ -374,7 +374,7 @@ ENDINGS: Mapping[type[Event], _Ending] = {
 
 
 def _key(kind: type[Event], event: Event) -> Hashable:
-    return (kind, *_identity(kind, event).values())
+    return (kind, *_identity(kind, event).values()) if LASTING[kind].by else (kind,)
 
 
 def _identity(kind: type[Event], event: Event) -> dict[str, object]:

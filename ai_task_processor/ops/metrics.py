@@ -1,7 +1,7 @@
 """Counts what happens, for Prometheus."""
 
 import platform
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -48,6 +48,7 @@ from ai_task_processor.domain.events import (
 )
 from ai_task_processor.domain.ports import Backlog, WindowUsage
 from ai_task_processor.ops.catalogue import CATALOGUE, Description
+from ai_task_processor.ops.observers import Handler
 from ai_task_processor.ops.series import Counts, Measurements
 
 OTHER = "other"
@@ -108,9 +109,13 @@ class Metrics:
 
     def __call__(self, event: Event) -> None:
         """Count ``event``."""
-        handler = self._handlers.get(type(event))
+        handler = self.handler(type(event))
         if handler:
             handler(event)
+
+    def handler(self, kind: type[Event]) -> Handler | None:
+        """What counts events of this type; None where they are not counted."""
+        return self._handlers.get(kind)
 
     @property
     def in_flight(self) -> int:
@@ -173,7 +178,7 @@ class Metrics:
 
     # --- Events ---------------------------------------------------------------------------------------------------
 
-    def _by_type(self) -> Mapping[type[Event], Callable[..., None]]:
+    def _by_type(self) -> Mapping[type[Event], Handler]:
         return {
             TaskAccepted: self._task_accepted,
             TaskStarted: self._task_started,
@@ -221,11 +226,11 @@ class Metrics:
 
     def _begin_at_zero(self) -> None:
         """Show what will be counted before it is: the first of a kind is an increase too."""
-        for kind in self._types.known:
+        for kind in self._types:
             for status in ("succeeded", "failed", "deferred"):
                 self._count("tasks_total", kind, status, by=0)
             self._count("batches_crashed_total", kind, by=0)
-        for model in self._models.known:
+        for model in self._models:
             self._count("space_changes_total", model, by=0)
         for outcome in ("succeeded", "failed"):
             self._count("polls_total", outcome, by=0)
@@ -235,28 +240,28 @@ class Metrics:
             self._count("reported_total", receipt, by=0)
 
     def _task_accepted(self, event: TaskAccepted) -> None:
-        self._count("tasks_accepted_total", self._types(event.type))
+        self._count("tasks_accepted_total", self._types[event.type])
 
     def _task_started(self, event: TaskStarted) -> None:
         self._in_flight.add(event.task_id)
 
     def _task_settled(self, event: TaskSettled) -> None:
-        kind = self._types(event.type)
+        kind = self._types[event.type]
         self._in_flight.discard(event.task_id)
         self._count("tasks_total", kind, event.status)
         if event.status == "deferred":
-            self._count("deferrals_total", self._causes(event.cause))
+            self._count("deferrals_total", self._causes[event.cause])
         else:
             self._observe("task_duration_seconds", event.seconds, kind)
 
     def _batch_started(self, event: BatchStarted) -> None:
-        self._observe("batch_size", event.size, self._types(event.type))
+        self._observe("batch_size", event.size, self._types[event.type])
 
     def _batch_split(self, event: BatchSplit) -> None:
-        self._count("batches_split_total", self._types(event.type))
+        self._count("batches_split_total", self._types[event.type])
 
     def _batch_crashed(self, event: BatchCrashed) -> None:
-        self._count("batches_crashed_total", self._types(event.type))
+        self._count("batches_crashed_total", self._types[event.type])
 
     def _claim_lost(self, event: ClaimLost) -> None:
         self._count("claims_lost_total", event.receipt)
@@ -268,7 +273,7 @@ class Metrics:
         self._count("token_requests_total", "refused" if event.refused else "unavailable")
 
     def _api_requested(self, event: ApiRequested) -> None:
-        route = self._routes(event.route)
+        route = self._routes[event.route]
         self._count("api_requests_total", route, event.method, str(event.status or "none"))
         self._observe("api_request_duration_seconds", event.seconds, route, event.method)
 
@@ -295,7 +300,7 @@ class Metrics:
         self._count("entries_unusable_total", by=event.count)
 
     def _type_unknown(self, event: TypeUnknown) -> None:
-        self._count("tasks_unknown_type_total", self._unknown_types(event.type), by=event.count)
+        self._count("tasks_unknown_type_total", self._unknown_types[event.type], by=event.count)
 
     def _reported(self, event: Reported) -> None:
         self._count("reported_total", event.receipt)
@@ -311,7 +316,7 @@ class Metrics:
         self._count("parked_total")
 
     def _provider_called(self, event: ProviderCalled) -> None:
-        model = self._models(event.model)
+        model = self._models[event.model]
         self._count("provider_requests_total", event.provider, model, event.outcome)
         self._count("provider_inputs_total", event.provider, model, event.outcome, by=event.inputs)
         self._count("provider_tokens_total", event.provider, model, event.outcome, by=event.tokens)
@@ -331,12 +336,12 @@ class Metrics:
         self._set("provider_paused", 0, event.provider)
 
     def _fell_back(self, event: FellBack) -> None:
-        models = self._models(event.model), self._models(event.fallback_model)
+        models = self._models[event.model], self._models[event.fallback_model]
         self._count("fallbacks_total", *models)
         self._count("fallback_inputs_total", *models, by=event.inputs)
 
     def _cache_answered(self, event: CacheAnswered) -> None:
-        labels = event.provider, self._models(event.model)
+        labels = event.provider, self._models[event.model]
         self._count("cache_hits_total", *labels, by=event.hits)
         self._count("cache_shared_total", *labels, by=event.shared)
         self._count("cache_misses_total", *labels, by=event.misses)
@@ -350,7 +355,7 @@ class Metrics:
         self._count("cache_damaged_total", event.provider, by=event.count)
 
     def _space_changed(self, event: SpaceChanged) -> None:
-        self._count("space_changes_total", self._models(event.name))
+        self._count("space_changes_total", self._models[event.name])
 
     def _breaker_changed(self, event: BreakerChanged) -> None:
         self._count("breaker_changes_total", event.name, event.state)
@@ -378,20 +383,17 @@ class Metrics:
         self._histograms[name].add(labels, value)
 
 
-class _Values:
-    """The values of one label as they come, until there are too many."""
+class _Values(dict[str, str]):
+    """How each value of one label is shown: as it is, until there are too many."""
 
     def __init__(self, known: Collection[str] = (), *, most: int = MOST_VALUES) -> None:
-        self.known = set(known)
+        super().__init__(zip(known, known, strict=True))
         self._most = max(most, len(known))
 
-    def __call__(self, value: str) -> str:
-        if value in self.known:
-            return value
-        if len(self.known) >= self._most or len(value) > LONGEST_VALUE:
+    def __missing__(self, value: str) -> str:
+        if len(self) >= self._most or len(value) > LONGEST_VALUE:
             return OTHER
-        self.known.add(value)
-        return value
+        return self.setdefault(value, value)
 
 
 class _Gauges(dict[tuple[str, ...], Gauge]):

@@ -1,15 +1,29 @@
 """Tells what happens to several observers."""
 
 import logging
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from ai_task_processor.domain.events import Event
 from ai_task_processor.domain.ports import Observer
 
 _log = logging.getLogger(__name__)
 
+Handler: TypeAlias = Callable[..., None]
+"""Takes note of events of one type."""
+
+
+@runtime_checkable
+class Selective(Observer, Protocol):
+    """An observer that says beforehand which types of events it wants, and by which of its methods."""
+
+    def handler(self, kind: type[Event]) -> Handler | None:
+        """What takes events of this type, always the same; None where they are not wanted."""
+        ...
+
 
 class Observers:
-    """An observer that passes each event to all of its own, in the order given.
+    """An observer that passes each event to those of its own that want it, in the order given.
 
     One that raises has a defect; it harms neither the others nor the flow. The defect is logged once for each type of
     event, with its traceback.
@@ -17,18 +31,28 @@ class Observers:
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
-        self._complained: set[tuple[int, type[Event]]] = set()
+        self._handlers: dict[type[Event], tuple[tuple[Observer, Handler], ...]] = {}
+        self._complained: set[tuple[Handler, type[Event]]] = set()
 
     def __call__(self, event: Event) -> None:
         """Pass ``event`` on; never raises."""
-        for position, observer in enumerate(self._observers):
+        kind = type(event)
+        if kind not in self._handlers:
+            self._handlers[kind] = tuple(self._wanting(kind))
+        for observer, handler in self._handlers[kind]:
             try:
-                observer(event)
+                handler(event)
             except Exception:  # noqa: BLE001  # work must not stop because it cannot be shown, whatever the defect
-                self._complain(position, observer, type(event))
+                self._complain(observer, handler, kind)
 
-    def _complain(self, position: int, observer: Observer, kind: type[Event]) -> None:
-        if (position, kind) in self._complained:
+    def _wanting(self, kind: type[Event]) -> Iterator[tuple[Observer, Handler]]:
+        for observer in self._observers:
+            handler = observer.handler(kind) if isinstance(observer, Selective) else observer
+            if handler:
+                yield observer, handler
+
+    def _complain(self, observer: Observer, handler: Handler, kind: type[Event]) -> None:
+        if (handler, kind) in self._complained:
             return
-        self._complained.add((position, kind))
+        self._complained.add((handler, kind))
         _log.exception("%s cannot take %s: a defect of ours, told once", type(observer).__name__, kind.__name__)

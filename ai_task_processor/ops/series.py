@@ -4,6 +4,7 @@ The library's own counters and histograms take five times as long, for they may 
 """
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import TypeAlias
@@ -22,11 +23,11 @@ class Counts(Collector):
 
     def __init__(self, about: Description) -> None:
         self._about = about
-        self._counts: dict[Labels, float] = {} if about.labels else {(): 0.0}
+        self._counts: dict[Labels, float] = defaultdict(float, {} if about.labels else {(): 0.0})
 
     def add(self, labels: Labels, by: float) -> None:
         """Count ``by`` more; ``labels`` are the values in the order of the description."""
-        self._counts[labels] = self._counts.get(labels, 0.0) + by
+        self._counts[labels] += by
 
     def collect(self) -> Iterator[Metric]:
         """The counter as the library knows it."""

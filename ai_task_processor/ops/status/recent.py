@@ -1,7 +1,7 @@
 """What happened lately, kept for those who look: throughput, spending, failures, breakers."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 from msgspec.structs import replace
 
@@ -18,6 +18,7 @@ from ai_task_processor.domain.events import (
     Stopping,
     TaskSettled,
 )
+from ai_task_processor.ops.observers import Handler
 from ai_task_processor.ops.status.facts import Breaker, Failure, Minute, Refusal
 
 MINUTES = 60
@@ -36,7 +37,7 @@ class Recent:
         self._failures: deque[Failure] = deque(maxlen=MOST_FAILURES)
         self._breakers = {name: Breaker(name, "closed", clock.now()) for name in breakers}
         self._refusals: dict[str, Refusal] = {}
-        self._handlers: Mapping[type[Event], Callable[..., None]] = {
+        self._handlers: Mapping[type[Event], Handler] = {
             BatchSettled: self._batch_settled,
             TaskSettled: self._task_settled,
             ProviderCalled: self._provider_called,
@@ -56,9 +57,13 @@ class Recent:
 
     def __call__(self, event: Event) -> None:
         """Take note of ``event``."""
-        handler = self._handlers.get(type(event))
+        handler = self.handler(type(event))
         if handler:
             handler(event)
+
+    def handler(self, kind: type[Event]) -> Handler | None:
+        """What remembers events of this type; None where they are not remembered."""
+        return self._handlers.get(kind)
 
     @property
     def uptime(self) -> float:
