@@ -1,8 +1,8 @@
 """Which works travel together; pure."""
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
 from types import MappingProxyType
 
 from ai_task_processor.domain.amount import Amount
@@ -19,10 +19,10 @@ NO_COMPANY: Mapping[str, int] = MappingProxyType({})
 
 def fitting(amounts: Iterable[Amount], room: Amount) -> int:
     """How many of the first amounts fit into ``room`` together."""
-    taken, count = Amount(), 0
+    tasks = tokens = cost = count = 0
     for amount in amounts:
-        taken += amount
-        if not taken.within(room):
+        tasks, tokens, cost = tasks + amount.tasks, tokens + amount.tokens, cost + amount.cost
+        if tasks > room.tasks or tokens > room.tokens or cost > room.cost:
             break
         count += 1
     return count
@@ -55,11 +55,13 @@ def batches(
     def group(work: Work) -> tuple[str, str, int]:
         return (work.task.type, work.key, -limit(work))
 
-    ordered = sorted(works, key=group)  # stable: within a group the order given stays
+    groups: dict[tuple[str, str, int], list[Work]] = defaultdict(list)
+    for work in works:
+        groups[group(work)].append(work)
     return tuple(
         Batch(type=kind, key=key, works=part)
-        for (kind, key, most), works_of_group in groupby(ordered, key=group)
-        for part in _parts(works_of_group, -most, tokens)
+        for kind, key, most in sorted(groups)
+        for part in _parts(groups[kind, key, most], -most, tokens)
     )
 
 

@@ -342,9 +342,9 @@ class Dispatch:
         if missing:
             outcomes = dict(outcomes) | self._after_defect(Batch(batch.type, batch.key, tuple(missing)))
         await self._journal.settle(outcomes)
-        for task_id, outcome in outcomes.items():
-            if not isinstance(outcome, Deferred):
-                self._company.pop(task_id, None)
+        for task_id in self._company.keys() & outcomes.keys():
+            if not isinstance(outcomes[task_id], Deferred):
+                del self._company[task_id]
         self._tell_settled(batch, outcomes, cause, seconds)
 
     def _tell_started(self, batch: Batch) -> None:

@@ -131,8 +131,7 @@ class TextEmbedding:
     def _model(self, value: JsonValue) -> str:
         if value is None:
             return self._default_model
-        model = _named(value) if isinstance(value, str) else None
-        if model is None:
+        if not isinstance(value, str) or (model := _named(value)) is None:
             raise _Unusable("content.model must be the name of a model, or left out.")
         if not self._provider.serves(value):
             examples = f"; use one of: {', '.join(self._examples)}" if self._examples else ""

@@ -77,8 +77,10 @@ class Cached:
     async def _find(self, wanted: Mapping[bytes, str], found: "_Found") -> None:
         while missing := {key: text for key, text in wanted.items() if key not in found.kept}:
             await self._find_more(missing, found)
-        if found.mixed:  # the name has come to mean another model: what was known before is asked again
-            await self._ask({key: text for key, text in wanted.items() if key not in found.asked}, found)
+        if not found.mixed:
+            return
+        # The name has come to mean another model: what was known before is asked again.
+        await self._ask({key: text for key, text in wanted.items() if key not in found.asked}, found)
         if found.mixed:
             raise ProviderUnavailable(f"{self.name} answered with vectors of several models")
 
