@@ -171,22 +171,23 @@ def _task(entry: object, fetched_at: float) -> Task | str:
 
 
 def _task_id(entry: dict[str, object]) -> str | None:
-    for name in ("_id", "id"):
-        task_id = _usable_id(entry.get(name))
-        if task_id is not None:
-            return task_id
-    return None
+    return _usable_id(entry.get("_id")) or _usable_id(entry.get("id"))
 
 
 def _usable_id(value: object) -> str | None:
     """The id as it goes into the path of a request, where ``.`` and ``..`` would mean another route."""
-    if isinstance(value, dict):
-        value = value.get("$oid")
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not 1 <= len(value) <= LONGEST_ID or value in {".", ".."}:
+    if not isinstance(value, str):
+        value = _id_of(value)
+    if not 1 <= len(value) <= LONGEST_ID or value in {".", ".."}:
         return None
     return None if _CONTROL.search(value) else value
+
+
+def _id_of(value: object) -> str:
+    """The id in a number, or in an object as MongoDB writes it; empty where there is none."""
+    if isinstance(value, dict):
+        value = value.get("$oid")
+    return str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
 
 
 def _created_at(value: object) -> float | None:
@@ -211,6 +212,8 @@ def _read_date(text: str) -> float | None:
 
 
 def _priority(value: object) -> int:
+    if value is None:
+        return NORMAL_PRIORITY
     if isinstance(value, str):
         return PRIORITIES.get(value.lower(), NORMAL_PRIORITY)
     if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
@@ -221,7 +224,7 @@ def _priority(value: object) -> int:
 def _correlation_id(value: object) -> str:
     if isinstance(value, str) and CORRELATION_ID.fullmatch(value):
         return value
-    return f"{_chance.getrandbits(64):016x}"
+    return _chance.randbytes(8).hex()
 
 
 # --- Outcomes ---------------------------------------------------------------------------------------------------------
