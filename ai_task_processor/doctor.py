@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from ai_task_processor.domain.clock import SystemClock
 from ai_task_processor.domain.errors import ConfigurationError, TaskProcessorError
 from ai_task_processor.domain.events import Event
+from ai_task_processor.domain.ports import Wish
 from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.settings import Settings
 from ai_task_processor.storage.engine import is_postgres, open_storage, sqlite_path
@@ -106,7 +107,7 @@ async def _token(client: TaskApiClient) -> str:
 
 
 async def _task_api(bench: Bench, client: TaskApiClient) -> str:
-    page = await ApiTaskSource(client, clock=bench.clock).fetch(1)
+    page = await ApiTaskSource(client, clock=bench.clock).fetch(Wish(limit=1))
     listed = f"{page.listed} listed for limit=1" + (" (it ignores the limit)" if page.listed > 1 else "")
     return f"answers; {listed}; {await _features(bench, client)}"
 

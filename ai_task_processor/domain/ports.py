@@ -18,21 +18,29 @@ from ai_task_processor.domain.work import Batch, Rejection, Work
 # --- Task API ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted of the Task API: at most ``limit`` pending tasks.
+
+    An API that gives each task away once is asked for ``new`` of them instead: those that there is room for. Of what
+    is listed only the ``most`` most urgent tasks of these ``types`` are kept; None is all.
+    """
+
+    limit: int
+    new: int | None = None
+    most: int | None = None
+    types: Collection[str] | None = None
+
+    def count(self, *, claims: bool) -> int:
+        """How many tasks are asked for: of an API that gives them away, or of one that lists them."""
+        return self.new if claims and self.new is not None else self.limit
+
+
 class TaskSource(Protocol):
     """Where tasks come from."""
 
-    async def fetch(
-        self,
-        limit: int,
-        *,
-        new: int | None = None,
-        most: int | None = None,
-        types: Collection[str] | None = None,
-    ) -> Page:
-        """Ask for at most ``limit`` pending tasks; the answer may list more, for some servers ignore the limit.
-
-        An API that gives each task away once is asked for ``new`` of them instead: those that there is room for. Of
-        what is listed only the ``most`` most urgent tasks of these ``types`` are kept; None is all.
+    async def fetch(self, wish: Wish) -> Page:
+        """Ask for pending tasks; the answer may list more than wished for, for some servers ignore the limit.
 
         Raises TaskApiUnavailable, TaskApiRejected, AuthenticationFailed or BreakerOpen.
         """

@@ -28,6 +28,7 @@ from ai_task_processor.domain.ports import (
     TaskSource,
     Tracer,
     Verdict,
+    Wish,
 )
 from ai_task_processor.domain.task import Page, Task
 from ai_task_processor.domain.work import Batch, Rejection, Work
@@ -158,17 +159,10 @@ class _TracedSource:
         self._source = source
         self._traces = traces
 
-    async def fetch(
-        self,
-        limit: int,
-        *,
-        new: int | None = None,
-        most: int | None = None,
-        types: Collection[str] | None = None,
-    ) -> Page:
-        with self._traces.tracer.span("fetch", {f"{OURS}.fetch.limit": limit}) as span:
+    async def fetch(self, wish: Wish) -> Page:
+        with self._traces.tracer.span("fetch", {f"{OURS}.fetch.limit": wish.limit}) as span:
             self._traces.fetch.set(span.ref)
-            page = await self._source.fetch(limit, new=new, most=most, types=types)
+            page = await self._source.fetch(wish)
             span.note({f"{OURS}.fetch.listed": page.listed, f"{OURS}.fetch.tasks": len(page.tasks)})
             return page
 

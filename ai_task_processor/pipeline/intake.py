@@ -19,7 +19,7 @@ from ai_task_processor.domain.events import (
     TurnElsewhere,
     TypeUnknown,
 )
-from ai_task_processor.domain.ports import Backlog, Journal, Observer, Processor, RateLimiter, TaskSource, Turn
+from ai_task_processor.domain.ports import Backlog, Journal, Observer, Processor, RateLimiter, TaskSource, Turn, Wish
 from ai_task_processor.domain.task import Page, Task
 from ai_task_processor.domain.work import Work
 from ai_task_processor.pipeline.planning import planned
@@ -194,23 +194,29 @@ class Intake:
 
     async def _poll(self, room: Room, backlog: Backlog) -> float:
         self._wanted = False
-        limit = min(room.ask + backlog.listed_again + self._left_alone, self._cap)
-        new = min(room.ask, self._cap)
+        wish = self._wish(room, backlog)
         mark = await self._journal.mark()
         began = self._clock.monotonic()
-        most = self._settings.hold_limit + backlog.listed_again
         try:
-            page = await self._source.fetch(limit, new=new, most=most, types=self._types)
+            page = await self._source.fetch(wish)
         except (TaskApiError, NotNow) as error:
             if isinstance(error, TaskApiRejected):
-                self._learn_refusal(new if self._claims else limit)
+                self._learn_refusal(wish.count(claims=self._claims))
             rest = self._after_failure(error)
             if self._turn and self._cut_off(error):
                 await self._turn.pass_on()
             return rest
         took = self._clock.monotonic() - began
         accepted = await self._accept(page.tasks, room.keep, mark)
-        return self._after_page(page, new if page.claimed else limit, accepted, took)
+        return self._after_page(page, wish.count(claims=page.claimed), accepted, took)
+
+    def _wish(self, room: Room, backlog: Backlog) -> Wish:
+        return Wish(
+            limit=min(room.ask + backlog.listed_again + self._left_alone, self._cap),
+            new=min(room.ask, self._cap),
+            most=self._settings.hold_limit + backlog.listed_again,
+            types=self._types,
+        )
 
     def _cut_off(self, error: TaskApiError | NotNow) -> bool:
         """Whether the way to the Task API seems closed, so that another replica may find it open.

@@ -1,8 +1,9 @@
 """Tasks that the Task API gives to us alone, for as long as it has a route for that."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.ports import Wish
 from ai_task_processor.domain.task import Page
 from ai_task_processor.task_api.answers import RouteMissing
 from ai_task_processor.task_api.client import TaskApiClient
@@ -38,26 +39,19 @@ class ClaimingSource:
         self._lease_seconds = lease_seconds
         self._clock = clock
 
-    async def fetch(
-        self,
-        limit: int,
-        *,
-        new: int | None = None,
-        most: int | None = None,
-        types: Collection[str] | None = None,
-    ) -> Page:
-        """Claim at most ``new`` tasks, or list at most ``limit``.
+    async def fetch(self, wish: Wish) -> Page:
+        """Claim as many new tasks as are wished for, or list what is.
 
         Not every 404 comes from the API itself: only while it lists tasks is it believed that it does not give them.
         """
         try:
             if await self._features.has(Feature.CLAIM):
-                return await self._claim(limit if new is None else new, types)
+                return await self._claim(wish)
         except RouteMissing as error:
-            page = await self._listed.fetch(limit, most=most, types=types)
+            page = await self._listed.fetch(wish)
             self._features.lack(Feature.CLAIM, str(error))
             return page
-        return await self._listed.fetch(limit, most=most, types=types)
+        return await self._listed.fetch(wish)
 
     async def used(self) -> bool:
         """Whether tasks are claimed."""
@@ -74,9 +68,11 @@ class ClaimingSource:
         except RouteMissing:
             return  # whether it is lost, the next fetch will find out
 
-    async def _claim(self, limit: int, types: Collection[str] | None) -> Page:
+    async def _claim(self, wish: Wish) -> Page:
+        """Nothing is left out of what is claimed, however much that is: it is ours alone."""
         claimed_at = self._clock.now()
-        return await understood(await self._client.claim(self._body(limit)), claimed_at, types=types, claimed=True)
+        body = await self._client.claim(self._body(wish.count(claims=True)))
+        return await understood(body, claimed_at, types=wish.types, claimed=True)
 
     def _body(self, limit: int, renew: Sequence[str] = ()) -> bytes:
         return claim_body(limit, worker=self._worker, lease_seconds=self._lease_seconds, renew=renew)

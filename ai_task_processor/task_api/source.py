@@ -6,6 +6,7 @@ from collections.abc import Collection
 from msgspec.structs import replace
 
 from ai_task_processor.domain.clock import Clock
+from ai_task_processor.domain.ports import Wish
 from ai_task_processor.domain.task import Page
 from ai_task_processor.task_api.client import TaskApiClient
 from ai_task_processor.task_api.requests import Body
@@ -19,18 +20,11 @@ class ApiTaskSource:
         self._client = client
         self._clock = clock
 
-    async def fetch(
-        self,
-        limit: int,
-        *,
-        new: int | None = None,
-        most: int | None = None,
-        types: Collection[str] | None = None,
-    ) -> Page:
-        """Fetch and understand one page; how many of it are ``new`` is not the API's to know."""
-        del new
+    async def fetch(self, wish: Wish) -> Page:
+        """Fetch and understand one page; how many of it are new is not the API's to know."""
         fetched_at = self._clock.now()
-        return await understood(await self._client.pending(limit), fetched_at, most=most, types=types)
+        body = await self._client.pending(wish.limit)
+        return await understood(body, fetched_at, most=wish.most, types=wish.types)
 
 
 async def understood(

@@ -1,7 +1,7 @@
 """The neighbours of the pipeline's stages, simple enough to be seen through."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -10,7 +10,7 @@ from ai_task_processor.domain.amount import ONE_TASK, UNLIMITED, Amount
 from ai_task_processor.domain.errors import NotNow, RateLimited, TaskApiError
 from ai_task_processor.domain.events import Event
 from ai_task_processor.domain.outcome import Outcome, Succeeded, Vector
-from ai_task_processor.domain.ports import Entry, Receipt, Verdict, WindowUsage
+from ai_task_processor.domain.ports import Entry, Receipt, Verdict, WindowUsage, Wish
 from ai_task_processor.domain.task import Page, Task, urgency
 from ai_task_processor.domain.work import Batch, Rejection, Work
 
@@ -52,21 +52,14 @@ class ScriptedSource:
         self.new: list[int | None] = []
         self.most: list[int | None] = []
 
-    async def fetch(
-        self,
-        limit: int,
-        *,
-        new: int | None = None,
-        most: int | None = None,
-        types: Collection[str] | None = None,
-    ) -> Page:
-        self.limits.append(limit)
-        self.new.append(new)
-        self.most.append(most)
-        answer = await self.listed(limit)
-        wanted = [task for task in answer.tasks if types is None or task.type in types]
+    async def fetch(self, wish: Wish) -> Page:
+        self.limits.append(wish.limit)
+        self.new.append(wish.new)
+        self.most.append(wish.most)
+        answer = await self.listed(wish.limit)
+        wanted = [task for task in answer.tasks if wish.types is None or task.type in wish.types]
         foreign = Counter(task.type for task in answer.tasks if task not in wanted)
-        return replace(answer, tasks=tuple(wanted[:most]), foreign=foreign)
+        return replace(answer, tasks=tuple(wanted[: wish.most]), foreign=foreign)
 
     async def listed(self, _limit: int) -> Page:
         """The next page."""

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ import pytest
 from ai_task_processor.domain.errors import ProviderRejected, ProviderUnavailable, TaskApiUnavailable
 from ai_task_processor.domain.events import BatchSettled, BatchSplit, Reported, TaskAccepted
 from ai_task_processor.domain.outcome import Failed
-from ai_task_processor.domain.ports import Entry, Fact, Link, Receipt, SpanRef, Verdict
+from ai_task_processor.domain.ports import Entry, Fact, Link, Receipt, SpanRef, Verdict, Wish
 from ai_task_processor.domain.task import Page, Task
 from ai_task_processor.domain.work import Batch, Work
 from ai_task_processor.ops.traced import MOST_REMEMBERED, Traces, http_span
@@ -78,10 +78,8 @@ class Pages:
     def __init__(self, page: Page) -> None:
         self._page = page
 
-    async def fetch(
-        self, limit: int, *, new: int | None = None, most: int | None = None, types: Collection[str] | None = None
-    ) -> Page:
-        del limit, new, most, types
+    async def fetch(self, wish: Wish) -> Page:
+        del wish
         return self._page
 
 
@@ -118,7 +116,7 @@ async def test_a_batch_lasts_until_it_is_settled_and_links_to_where_its_tasks_co
     tracer = Recorder()
     traces = Traces(tracer)
     tasks = [task("a"), task("b")]
-    await traces.source(Pages(page(*tasks))).fetch(10)
+    await traces.source(Pages(page(*tasks))).fetch(Wish(10))
     traces(TaskAccepted("a", "c-a", "echo"))
     await traces.processor(Echo()).perform(batch(*tasks))
     (fetch,), (process,), (settle,) = (tracer.named(name) for name in ("fetch", "process echo", "settle"))
@@ -204,7 +202,7 @@ async def test_a_delivery_is_part_of_the_trace_of_its_batch() -> None:
 async def test_what_is_remembered_is_bounded() -> None:
     tracer = Recorder()
     traces = Traces(tracer)
-    await traces.source(Pages(page())).fetch(1)
+    await traces.source(Pages(page())).fetch(Wish(1))
     for number in range(MOST_REMEMBERED + 10):
         traces(TaskAccepted(str(number), "c", "echo"))
     await traces.processor(Echo()).perform(batch(task("0"), task("9"), task("10")))

@@ -8,7 +8,7 @@ import pytest
 
 from ai_task_processor.domain.events import Event
 from ai_task_processor.domain.outcome import Succeeded, Vector
-from ai_task_processor.domain.ports import Entry, Receipt
+from ai_task_processor.domain.ports import Entry, Receipt, Wish
 from ai_task_processor.domain.task import Page
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.task_api.auth import Credentials, TokenAuth
@@ -37,7 +37,7 @@ class Side:
     events: list[Event]
 
     async def fetch(self, limit: int = 10) -> Page:
-        return await self.source.fetch(limit)
+        return await self.source.fetch(Wish(limit))
 
     async def report(self, entry: Entry) -> Receipt:
         (verdict,) = await self.reporter.report([entry])

@@ -6,6 +6,7 @@ import pytest
 
 from ai_task_processor.domain.errors import AuthenticationFailed, TaskApiRejected, TaskApiUnavailable
 from ai_task_processor.domain.events import FeatureFound, FeatureLost
+from ai_task_processor.domain.ports import Wish
 from ai_task_processor.domain.task import Page, Task
 from ai_task_processor.task_api.claiming import LARGEST_RENEWAL, MOST_RENEWED, ClaimingSource, portions_of
 from ai_task_processor.task_api.features import FIRST_WAIT
@@ -23,7 +24,7 @@ class Claimant:
     api: FakeTaskApi
 
     async def fetch(self, limit: int = 10, new: int = 3) -> Page:
-        return await self.source.fetch(limit, new=new)
+        return await self.source.fetch(Wish(limit, new=new))
 
     async def ids(self, **limits: int) -> list[str]:
         return [task.id for task in (await self.fetch(**limits)).tasks]
@@ -55,7 +56,7 @@ async def test_so_many_are_claimed_as_there_is_room_for(claimant: Claimant) -> N
 
 async def test_tasks_of_other_types_are_counted(claimant: Claimant) -> None:
     claimant.api.tasks["b"]["type"] = "summary"
-    page = await claimant.source.fetch(10, new=10, most=2, types=["text_embedding"])
+    page = await claimant.source.fetch(Wish(10, new=10, most=2, types=["text_embedding"]))
     assert [task.id for task in page.tasks] == ["a", "c", "d"]
     assert page.foreign == {"summary": 1}
 

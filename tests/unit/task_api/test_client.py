@@ -16,7 +16,7 @@ from ai_task_processor.domain.errors import (
 )
 from ai_task_processor.domain.events import ApiRequested
 from ai_task_processor.domain.outcome import Failed, Succeeded
-from ai_task_processor.domain.ports import Receipt
+from ai_task_processor.domain.ports import Receipt, Wish
 from ai_task_processor.domain.task import Task
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.task_api.auth import Credentials, TokenAuth
@@ -51,7 +51,7 @@ async def test_a_server_that_ignores_the_limit(api: FakeTaskApi, side: Any) -> N
     api.add(*({"_id": str(number), "content": "x" * 1000} for number in range(3_000)))
     page = await side.fetch(5)
     assert (len(page.tasks), page.listed) == (3_000, 3_000)
-    page = await side.source.fetch(5, most=100, types={"text_embedding"})
+    page = await side.source.fetch(Wish(5, most=100, types={"text_embedding"}))
     assert (len(page.tasks), page.listed, dict(page.foreign)) == (100, 3_000, {})
 
 
@@ -68,7 +68,7 @@ async def test_reading_a_long_page_lets_others_run(clock: ManualClock) -> None:
 
     turns = 0
     other = asyncio.create_task(others())
-    page = await ApiTaskSource(cast("Any", LongPage()), clock=clock).fetch(3_000)
+    page = await ApiTaskSource(cast("Any", LongPage()), clock=clock).fetch(Wish(3_000))
     other.cancel()
     assert len(page.tasks) == 3_000
     assert turns > 3_000_000 / PORTION
