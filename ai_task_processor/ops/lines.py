@@ -104,15 +104,17 @@ class LogObserver:
     """
 
     def __init__(self, logger: Logger, *, clock: Clock) -> None:
-        self._logger = logger
         self._repetition = Repetition(clock)
+        self.adjust(logger)
 
     def __call__(self, event: Event) -> None:
         """Write what is to be said of ``event``."""
+        if self._quiet and type(event) in _SILENT:
+            return
         ending = ENDINGS.get(type(event))
         if ending and ending.when(event):
             self._tell_end(ending, event)
-        if _is_only_debug(event) and not self._logger.is_enabled_for(DEBUG):
+        if self._quiet and _is_only_debug(event):
             return
         for line in lines(event):
             self._tell(line, event)
@@ -120,6 +122,7 @@ class LogObserver:
     def adjust(self, logger: Logger) -> None:
         """Write with this logger from now on."""
         self._logger = logger
+        self._quiet = not logger.is_enabled_for(DEBUG)
 
     def _tell_end(self, ending: "_Ending", event: Event) -> None:
         lasted = self._repetition.over(_key(ending.of, event))
@@ -371,6 +374,10 @@ ENDINGS: Mapping[type[Event], _Ending] = {
     ProviderResumed: _Ending(ProviderWasPaused),
     ModelsReady: _Ending(ModelsMissing),
 }
+
+
+_SILENT = ONLY_DEBUG - ENDINGS.keys()
+"""Events that say nothing at all above DEBUG."""
 
 
 def _key(kind: type[Event], event: Event) -> Hashable:

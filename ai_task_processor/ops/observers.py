@@ -37,9 +37,10 @@ class Observers:
     def __call__(self, event: Event) -> None:
         """Pass ``event`` on; never raises."""
         kind = type(event)
-        if kind not in self._handlers:
-            self._handlers[kind] = tuple(self._wanting(kind))
-        for observer, handler in self._handlers[kind]:
+        handlers = self._handlers.get(kind)
+        if handlers is None:
+            handlers = self._handlers[kind] = tuple(self._wanting(kind))
+        for observer, handler in handlers:
             try:
                 handler(event)
             except Exception:  # noqa: BLE001  # work must not stop because it cannot be shown, whatever the defect
