@@ -23,8 +23,8 @@ LONGEST_TEXT = 1_048_576
 which is what the largest services read; whether a shorter one fits, the provider says."""
 
 LATEST = ":latest"
-LONGEST_NAME = 200
-_MODEL = re.compile(rf"[^\s\x00-\x1f]{{1,{LONGEST_NAME}}}")
+_MODEL = re.compile(r"[^\s\x00-\x1f]{1,200}")
+LONGEST_NAME = 200 + len(LATEST)
 
 MOST_NAMES = 1_000
 """Names of models that are understood once for all; nearly all tasks name one of a few."""
@@ -131,7 +131,7 @@ class TextEmbedding:
     def _model(self, value: JsonValue) -> str:
         if value is None:
             return self._default_model
-        if not isinstance(value, str) or (model := _named(value)) is None:
+        if not isinstance(value, str) or len(value) > LONGEST_NAME or (model := _named(value)) is None:
             raise _Unusable("content.model must be the name of a model, or left out.")
         if not self._provider.serves(value):
             examples = f"; use one of: {', '.join(self._examples)}" if self._examples else ""
@@ -139,13 +139,9 @@ class TextEmbedding:
         return model
 
 
-def _named(value: str) -> str | None:
-    """The model of this name, without ``:latest``; None where no model can be called so."""
-    return _understood(value) if len(value) <= LONGEST_NAME + len(LATEST) else None
-
-
 @lru_cache(MOST_NAMES)
-def _understood(name: str) -> str | None:
+def _named(name: str) -> str | None:
+    """The model of this name, without ``:latest``; None where no model can be called so."""
     model = name.removesuffix(LATEST)
     return model if _MODEL.fullmatch(model) and _encodable(model) else None
 

@@ -1,7 +1,6 @@
 """Whether an answer can be believed: as many vectors as texts, finite, not all zero, of the right length."""
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -43,8 +42,7 @@ def _wrong_count(answer: Embeddings, inputs: int) -> str | None:
 
 
 def _uneven(answer: Embeddings) -> str | None:
-    even = all(len(one) == len(other) for one, other in pairwise(answer.vectors))
-    return None if even else "its vectors have different lengths"
+    return "its vectors have different lengths" if len(set(map(len, answer.vectors))) > 1 else None
 
 
 def _wrong_length(answer: Embeddings, wanted: int | None) -> str | None:
