@@ -25,6 +25,7 @@ class Shortlist:
         self._tasks: dict[str, Task] = {}
         self._ordered: list[_Rank] = []
         self._fresh: list[_Rank] = []
+        self._last: _Rank | None = None  # of those in order, once they are as many as are wanted
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -32,7 +33,7 @@ class Shortlist:
     def offer(self, task: Task) -> None:
         """Keep ``task``, unless enough others are known to be more urgent."""
         rank = urgency(task)
-        if task.id in self._tasks or (self._is_full and rank >= self._ordered[-1]):
+        if task.id in self._tasks or (self._last is not None and rank >= self._last):
             return
         self._tasks[task.id] = task
         self._fresh.append(rank)
@@ -52,10 +53,6 @@ class Shortlist:
             yield
         return taken
 
-    @property
-    def _is_full(self) -> bool:
-        return self._most is not None and len(self._ordered) >= max(self._most, 1)
-
     def _merge(self) -> Generator[None, None, None]:
         """To sort two runs one after the other is linear."""
         self._fresh.sort()
@@ -67,3 +64,4 @@ class Shortlist:
             for rank in self._ordered[self._most :]:
                 del self._tasks[rank[-1]]
             del self._ordered[self._most :]
+            self._last = self._ordered[-1] if 0 < self._most <= len(self._ordered) else None
