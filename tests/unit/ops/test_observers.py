@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from ai_task_processor.domain.events import Event, Running, Stopped
-from ai_task_processor.ops.observers import Observers
+from ai_task_processor.ops.observers import Handler, Observers
 
 
 def broken(_event: Event) -> None:
@@ -15,6 +15,28 @@ def test_every_observer_is_told_in_order() -> None:
     observers = Observers(lambda event: told.append(("first", event)), lambda event: told.append(("second", event)))
     observers(Running())
     assert told == [("first", Running()), ("second", Running())]
+
+
+class Picky:
+    """Takes what begins, and nothing else."""
+
+    def __init__(self) -> None:
+        self.begun: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        raise AssertionError(f"{event} was not asked for")
+
+    def handler(self, kind: type[Event]) -> Handler | None:
+        return self.begun.append if kind is Running else None
+
+
+def test_an_observer_that_says_what_it_wants_is_told_of_nothing_else() -> None:
+    picky, told = Picky(), []
+    observers = Observers(picky, told.append)
+    for event in (Running(), Stopped(1), Running()):
+        observers(event)
+    assert picky.begun == [Running(), Running()]
+    assert told == [Running(), Stopped(1), Running()]
 
 
 def test_a_broken_observer_harms_nobody_and_is_told_once_for_each_type(caplog: pytest.LogCaptureFixture) -> None:
