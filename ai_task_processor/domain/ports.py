@@ -18,8 +18,7 @@ from ai_task_processor.domain.work import Batch, Rejection, Work
 # --- Task API ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """What is wanted of the Task API: at most ``limit`` pending tasks.
 
     An API that gives each task away once is asked for ``new`` of them instead: those that there is room for. Of what

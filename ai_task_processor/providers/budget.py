@@ -1,7 +1,8 @@
 """Books every request with the limiter before it is sent, and settles it by what it turned out to be."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ai_task_processor.domain.amount import USD, Amount
 from ai_task_processor.domain.errors import NotNow, ProviderError, ProviderUnavailable
@@ -53,8 +54,7 @@ class Budget:
             await self._limiter.refund(reserved)
 
 
-@dataclass(frozen=True, slots=True)
-class Tariff:
+class Tariff(Struct, frozen=True):
     """What texts for one model come to: ``most`` tokens of each are read at most, and each token costs ``price``."""
 
     most: int
