@@ -100,8 +100,8 @@ def working(tasks: Tasks, url: str, folder: Path) -> AbstractAsyncContextManager
         batch_size=BATCH,
         concurrency_limit=LANES,
         rate_limit_per_hour=LIMIT,
-        lease_seconds=10 if THOROUGH else 3,
-        claim_lease_seconds=30 if THOROUGH else 10,
+        lease_seconds=10 if THOROUGH else 5,  # less is over on a busy machine while its replica lives
+        claim_lease_seconds=30 if THOROUGH else 15,
     )
 
 
