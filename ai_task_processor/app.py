@@ -23,7 +23,6 @@ from ai_task_processor.pipeline.gate import Gate
 from ai_task_processor.pipeline.run import Pipeline
 from ai_task_processor.processors import text_embedding
 from ai_task_processor.settings import Settings
-from ai_task_processor.task_api.requests import Exchange
 from ai_task_processor.wiring.engines import (
     Bench,
     Engine,
@@ -37,7 +36,7 @@ from ai_task_processor.wiring.engines import (
 from ai_task_processor.wiring.flow import Parts, make_flow
 from ai_task_processor.wiring.operation import Watchers, facts, make_watchers, serve_operation, warnings
 from ai_task_processor.wiring.state import State, memory_of, open_state, worker_name
-from ai_task_processor.wiring.task_api import open_task_api, open_wire
+from ai_task_processor.wiring.task_api import MakeWire, open_task_api, open_wire
 
 GLANCE = 10.0
 """Seconds after which an idle stage looks into the journal by itself: an operator may have sent rows again."""
@@ -56,7 +55,7 @@ class World(Struct, frozen=True):
     clock: Clock = field(default_factory=SystemClock)
     boot: Callable[[], str] = boot_id
     randomness: random.Random = field(default_factory=random.Random)
-    wire: Callable[[int], Exchange] = open_wire
+    wire: MakeWire = open_wire
     engine: MakeEngine = make_engine
     processors: Mapping[str, MakeProcessor] = field(default_factory=lambda: PROCESSORS)
     state: Callable[[Settings, Clock], AbstractAsyncContextManager[State]] = open_state

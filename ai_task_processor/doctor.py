@@ -19,6 +19,7 @@ from ai_task_processor.domain.clock import SystemClock
 from ai_task_processor.domain.errors import ConfigurationError, TaskProcessorError
 from ai_task_processor.domain.events import Event
 from ai_task_processor.domain.ports import Wish
+from ai_task_processor.domain.proxies import Proxy
 from ai_task_processor.journal.sql import SqlJournal
 from ai_task_processor.settings import Settings
 from ai_task_processor.storage.engine import is_postgres, open_storage, sqlite_path
@@ -27,7 +28,7 @@ from ai_task_processor.task_api.answers import RouteMissing
 from ai_task_processor.task_api.client import TaskApiClient
 from ai_task_processor.task_api.features import Feature, Features
 from ai_task_processor.task_api.source import ApiTaskSource
-from ai_task_processor.wiring.engines import Bench, engine_names, make_engine
+from ai_task_processor.wiring.engines import Bench, address_of, engine_names, make_engine
 from ai_task_processor.wiring.task_api import make_client, make_features, open_wire
 
 CREDENTIALS_ADVICE = "Check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and ORY_PROJECT_SLUG or OAUTH2_TOKEN_URL."
@@ -69,6 +70,8 @@ def examine(settings: Settings, *, as_json: bool) -> int:
 
 async def _examined(settings: Settings, console: Console) -> list[Finding]:
     findings = [Finding("configuration", ok=True, detail=f"mode {settings.mode}, {len(settings.limits)} limits")]
+    if settings.proxies_shown:
+        findings.append(Finding("proxies", ok=True, detail=_ways(settings)))
     async with _bench(settings) as bench:
         client = make_client(bench, open_wire)
         bench.stack.push_async_callback(client.aclose)
@@ -82,6 +85,17 @@ async def _examined(settings: Settings, console: Console) -> list[Finding]:
 async def _bench(settings: Settings) -> AsyncIterator[Bench]:
     async with AsyncExitStack() as stack:
         yield Bench(settings, SystemClock(), _unobserved, random.Random(), stack)  # noqa: S311  # jitter, no secret
+
+
+def _ways(settings: Settings) -> str:
+    """Which proxy is used for which address."""
+    engines = (address_of(settings, name) for name in engine_names(settings))
+    addresses = dict.fromkeys(filter(None, (settings.token_url, settings.api_base_url, *engines)))
+    return "; ".join(f"{address} {_way(settings.proxies.for_url(address))}" for address in addresses)
+
+
+def _way(proxy: Proxy | None) -> str:
+    return f"through {proxy.url}" if proxy else "directly"
 
 
 def _looks(bench: Bench, client: TaskApiClient) -> Iterable[Look]:

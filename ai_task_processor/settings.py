@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from ai_task_processor.domain.amount import USD, Unit, window_key
 from ai_task_processor.domain.confidential import Confidential
 from ai_task_processor.domain.errors import ConfigurationError
+from ai_task_processor.domain.proxies import Proxies, Proxy, proxy_at, words_of
 from ai_task_processor.ops.address import url_here
 from ai_task_processor.providers.prices import DEAREST
 
@@ -212,6 +213,18 @@ class Settings(BaseSettings):
     )
     rate_limit_storage_path: Text = Field("", description="older name for the SQLite file of STATE_URL")
 
+    # Network
+    https_proxy: SecretStr = Field(
+        SecretStr(""),
+        description="proxy on the way to https addresses, like http://proxy:3128 or http://user:password@proxy:3128",
+    )
+    http_proxy: SecretStr = Field(SecretStr(""), description="the same for http addresses")
+    no_proxy: Text = Field(
+        "",
+        description="hosts, .domains, addresses and networks (10.0.0.0/8) that are asked without a proxy, as a,b; "
+        "this machine always is",
+    )
+
     # Operation
     metrics_host: Text = Field("127.0.0.1", description="interface of the status page, /health, /ready and /metrics")
     metrics_port: Port = Field(8001, description="port of the status page, /health, /ready and /metrics; 0 is any")
@@ -274,6 +287,17 @@ class Settings(BaseSettings):
         return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
 
     @property
+    def proxies(self) -> Proxies:
+        """The proxies, and who is asked without one. Raises ValueError where there is a fault in them."""
+        return Proxies(_proxy(self, "https_proxy"), _proxy(self, "http_proxy"), words_of(self.no_proxy))
+
+    @property
+    def proxies_shown(self) -> Mapping[str, str]:
+        """The address of each proxy without user and password, by its setting."""
+        proxies = self.proxies
+        return {proxy.setting: proxy.url for proxy in (proxies.https, proxies.http) if proxy}
+
+    @property
     def is_local_api(self) -> bool:
         """Whether the Task API is on this machine."""
         return urlsplit(self.api_base_url).hostname in {"localhost", "127.0.0.1", "::1"}
@@ -313,6 +337,14 @@ _LIMITED: tuple[tuple[Unit, str, int], ...] = (
 
 SECRETS = ("oauth2_client_secret", "openai_api_key", "state_url", "poll_token")
 """Fields whose values are never shown; each can also come from the file that its ``_FILE`` twin names."""
+
+PROXIES = ("https_proxy", "http_proxy")
+
+HIDDEN = frozenset({*SECRETS, *PROXIES})
+"""Fields whose values are never shown as they are given: an address of a proxy may hold a password."""
+
+LOWER_CASE = (*PROXIES, "no_proxy")
+"""Fields whose variables are also written in small letters, which then go first, as for curl and pip."""
 
 TRACE_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -415,16 +447,20 @@ def _error(faults: Mapping[str, str]) -> ConfigurationError:
 
 def _read(env_file: Path | None, given: Mapping[str, object]) -> Settings:
     try:
-        return Settings(_env_file=env_file, **given)  # type: ignore[call-arg, arg-type]  # pydantic takes both at run time
+        return Settings(_env_file=env_file, **{**_in_lower_case(), **given})  # type: ignore[call-arg, arg-type]  # pydantic takes both
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigurationError([f"{str(env_file)!r} cannot be read: {reason}"]) from error
 
 
+def _in_lower_case() -> dict[str, object]:
+    return {name: os.environ[name] for name in LOWER_CASE if os.environ.get(name)}
+
+
 def _field_faults(error: ValidationError) -> Iterator[tuple[str, str]]:
     for fault in error.errors(include_url=False):
         name = str(fault["loc"][0])
-        shown = "(hidden)" if name in SECRETS else repr(_without_comment(fault["input"]))
+        shown = "(hidden)" if name in HIDDEN else repr(_without_comment(fault["input"]))
         yield name, f"{shown} cannot be used: {fault['msg'].removeprefix('Value error, ')}"
 
 
@@ -465,6 +501,7 @@ def _cross_faults(settings: Settings) -> Iterator[tuple[str, str]]:
         if fault:
             yield name, fault
     yield from _provider_faults(settings)
+    yield from _proxy_faults(settings)
     yield from _state_faults(settings)
     try:
         ZoneInfo(settings.rate_limit_timezone)
@@ -490,7 +527,7 @@ def _different(before: Settings, after: Settings) -> Iterator[str]:
 
 
 def _change(name: str, before: Settings, after: Settings) -> str:
-    if name in SECRETS:
+    if name in HIDDEN:
         return "changed"
     return f"{_told(getattr(before, name))} became {_told(getattr(after, name))}"
 
@@ -543,6 +580,19 @@ def _provider_faults(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "openai_api_key", f"is missing; PROCESSING_MODE={settings.mode} needs it, or OPENAI_API_KEY_FILE"
     if not settings.supported_models or not all(settings.supported_models):
         yield "supported_models", 'is empty; name at least one model, like ["nomic-embed-text"]'
+
+
+def _proxy_faults(settings: Settings) -> Iterator[tuple[str, str]]:
+    for name in PROXIES:
+        try:
+            _proxy(settings, name)
+        except ValueError as error:
+            yield name, str(error)
+
+
+def _proxy(settings: Settings, name: str) -> Proxy | None:
+    address = getattr(settings, name).get_secret_value()
+    return proxy_at(address, setting=name.upper()) if address else None
 
 
 def _access_faults(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from ai_task_processor.domain.errors import (
     ProviderUnavailable,
 )
 from ai_task_processor.domain.ports import Embeddings
-from ai_task_processor.providers.connection import BROKEN, HttpClient, Reply, never_sent
+from ai_task_processor.providers.connection import BROKEN, HttpClient, Reply, never_sent, told_of
 from ai_task_processor.providers.decoding import vector
 from ai_task_processor.providers.models import gives, known
 from ai_task_processor.providers.ollama_models import PROVIDER, OllamaModels
@@ -87,9 +87,7 @@ class Ollama:
         try:
             return await self._http.post("/api/embed", body)
         except BROKEN as error:
-            raise ProviderUnavailable(
-                f"ollama gave no answer: {type(error).__name__}", sent=not never_sent(error)
-            ) from error
+            raise ProviderUnavailable(f"ollama gave no answer: {told_of(error)}", sent=not never_sent(error)) from error
 
     def _refusal(self, reply: Reply, texts: Sequence[str], model: str) -> ProviderError | ProviderPaused:
         status, message = reply.status, _message(reply)

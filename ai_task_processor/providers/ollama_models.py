@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 
 import httpx
 import ollama
@@ -17,6 +18,7 @@ from ai_task_processor.domain.events import (
     ModelsReady,
 )
 from ai_task_processor.domain.ports import Observer
+from ai_task_processor.domain.proxies import Proxy
 from ai_task_processor.providers.models import same_model
 from ai_task_processor.providers.refusals import told
 
@@ -36,17 +38,18 @@ LOOK_SECONDS = 30.0
 """How long the list of models may take; a silence in the middle of a download may be longer."""
 
 
-def sdk_client(base_url: str, *, download_timeout: float) -> ollama.AsyncClient:
+def sdk_client(base_url: str, *, download_timeout: float, proxy: Proxy | None = None) -> ollama.AsyncClient:
     """Make the vendor's client, used for models only; an async context manager, to be closed by its owner."""
     timeout = httpx.Timeout(download_timeout, connect=min(download_timeout, 10.0))
-    return ollama.AsyncClient(host=base_url, timeout=timeout, trust_env=False)
+    way = httpx.Proxy(proxy.url, headers=dict(proxy.headers)) if proxy else None
+    return ollama.AsyncClient(host=base_url, timeout=timeout, trust_env=False, proxy=way)
 
 
 class OllamaModels:
     """Keeps ``supported`` models on the server behind ``client``.
 
     One pull may take ``download_timeout`` seconds in all. :meth:`keep` is meant to run as long as the program; nothing
-    is ready before it has looked.
+    is ready before it has looked. ``proxy`` is the one that ``client`` goes through, if any.
     """
 
     def __init__(
@@ -57,12 +60,14 @@ class OllamaModels:
         download_timeout: float,
         clock: Clock,
         observer: Observer,
+        proxy: Proxy | None = None,
     ) -> None:
         self.supported = tuple(supported)
         self._client = client
         self._download_timeout = download_timeout
         self._clock = clock
         self._observer = observer
+        self._proxy = proxy
         self._ready: frozenset[str] = frozenset()
         self._lost = asyncio.Event()
         self._adjusted = asyncio.Event()
@@ -135,7 +140,7 @@ class OllamaModels:
         return tuple(filter(None, faults))
 
     async def _installed(self) -> tuple[str, ...]:
-        with _translated("ollama cannot be asked for its models"):
+        with _translated("ollama cannot be asked for its models", self._proxy):
             async with asyncio.timeout(LOOK_SECONDS):
                 listed = await self._client.list()
             return tuple(model.model for model in listed.models if model.model)
@@ -156,7 +161,7 @@ class OllamaModels:
 
     async def _pull(self, model: str) -> None:
         progress = _Progress(model, self._clock, self._observer)
-        with _translated("the download failed"):
+        with _translated("the download failed", self._proxy):
             async for step in await self._client.pull(model, stream=True):
                 progress.note(step)
         if not progress.succeeded:
@@ -190,14 +195,25 @@ class _Progress:
 
 
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
+def _translated(what: str, proxy: Proxy | None) -> Iterator[None]:
     """Make a ProviderUnavailable of whatever the vendor's SDK raises when the server does not do its part."""
     try:
         yield
     except ollama.ResponseError as error:
+        if proxy and not proxy.tunnels and error.status_code == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            raise ProviderUnavailable(f"{what}: {proxy.refusal(error.status_code)}", sent=False) from error
         status = "" if error.status_code < HTTP_STATUS else f" ({error.status_code})"
         raise ProviderUnavailable(f"{what}{status}: {told(error.error, ())}") from error
     except (httpx.HTTPError, OSError) as error:
-        raise ProviderUnavailable(f"{what}: {type(error).__name__}") from error
+        raise ProviderUnavailable(f"{what}: {_told_of(error, proxy)}") from error
     except (ValueError, TypeError, AttributeError) as error:  # pydantic's and json's: the answer is not Ollama's
         raise ProviderUnavailable(f"{what}: its answer cannot be read") from error
+
+
+def _told_of(error: Exception, proxy: Proxy | None) -> str:
+    """The client knows the status of a refused CONNECT as the first of its words alone."""
+    kind = type(error).__name__
+    if proxy and isinstance(error, httpx.ProxyError):
+        status = str(error).partition(" ")[0]
+        return proxy.refusal(int(status)) if status.isdigit() else proxy.unreachable(kind)
+    return proxy.unreachable(kind) if proxy and isinstance(error, OSError | httpx.ConnectTimeout) else kind

@@ -19,7 +19,7 @@ from ai_task_processor.domain.errors import (
 )
 from ai_task_processor.domain.outcome import FLOAT32_BYTES
 from ai_task_processor.domain.ports import Embeddings
-from ai_task_processor.providers.connection import BROKEN, HttpClient, Reply, never_sent
+from ai_task_processor.providers.connection import BROKEN, HttpClient, Reply, never_sent, told_of
 from ai_task_processor.providers.decoding import vector
 from ai_task_processor.providers.quota import quota
 from ai_task_processor.providers.refusals import InputTooLong, says_too_long, shortened, told, too_long
@@ -168,7 +168,7 @@ def _rejection(said: _Said, texts: Sequence[str], model: str) -> ProviderRejecte
 
 
 def _no_answer(error: Exception) -> ProviderUnavailable:
-    return ProviderUnavailable(f"openai gave no answer: {type(error).__name__}", sent=not never_sent(error))
+    return ProviderUnavailable(f"openai gave no answer: {told_of(error)}", sent=not never_sent(error))
 
 
 def _read(body: bytes) -> tuple[tuple[bytes, ...], int]:

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 from ai_task_processor import __version__
 from ai_task_processor.domain.clock import Clock
 from ai_task_processor.domain.ports import Observer, Receipt, Tracer
+from ai_task_processor.domain.proxies import Proxies
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.resilience.deadline import Deadline
 from ai_task_processor.task_api.answers import (
@@ -56,9 +57,9 @@ PAGE_PATIENCE = 10
 """How many request timeouts a whole page may take, as long as something comes within each of them."""
 
 
-def open_pool(*, connections: int, trusted: ssl.SSLContext | None = None) -> Exchange:
+def open_pool(*, connections: int, trusted: ssl.SSLContext | None = None, proxies: Proxies | None = None) -> Exchange:
     """A pool of at most ``connections`` connections; see :class:`~ai_task_processor.task_api.exchange.Pool`."""
-    return Pool(connections=connections, trusted=trusted)
+    return Pool(connections=connections, trusted=trusted, proxies=proxies)
 
 
 def counts_for_breaker(error: Exception) -> bool:

@@ -1,11 +1,13 @@
 """The ways to the Task API: each request goes by the one that costs least."""
 
 import ssl
+from http import HTTPStatus
 
 import aiohttp
 from msgspec.structs import replace
 from yarl import URL
 
+from ai_task_processor.domain.proxies import Proxies, Proxy
 from ai_task_processor.task_api.connections import IDLE_SECONDS, Connections
 from ai_task_processor.task_api.requests import Body, Exchange, NoAnswer, Reply, Request, broken_off, too_large
 
@@ -13,24 +15,33 @@ __all__ = ["Body", "Exchange", "NoAnswer", "Pool", "Reply", "Request", "encoded"
 
 _NETWORK_ERRORS = (aiohttp.ClientError, OSError)
 
+_NO_WAY_TO_PROXY = (aiohttp.ClientProxyConnectionError, aiohttp.ClientConnectorDNSError, aiohttp.ConnectionTimeoutError)
+"""What a request through a proxy ends with where that is not there: it alone looks for the server's name."""
+
 
 class Pool:
-    """aiohttp for lists, which may be long, and for tokens; our own connections for PATCHes.
+    """aiohttp for lists, which may be long, for tokens, and for all that goes through a proxy; our own for PATCHes.
 
     Of either there are ``connections`` at most. A PATCH by way of aiohttp takes three times the CPU. Without
     ``trusted`` the usual authorities are, or those that ``SSL_CERT_FILE`` names.
     """
 
-    def __init__(self, *, connections: int, trusted: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *, connections: int, trusted: ssl.SSLContext | None = None, proxies: Proxies | None = None
+    ) -> None:
         self._most = connections
+        self._proxies = proxies or Proxies()
         self._trusted = trusted
         self._client: aiohttp.ClientSession | None = None
         self._connections: Connections | None = None
 
     async def send(self, request: Request) -> Reply:
         """See :class:`~ai_task_processor.task_api.requests.Exchange`."""
+        proxy = self._proxies.for_url(request.url)
+        if proxy:
+            return await self._through(proxy, request)
         if request.method != "PATCH":
-            return await self._by_aiohttp(request)
+            return await self._by_aiohttp(request, None)
         if self._connections is None:
             self._connections = Connections(most=self._most, trusted=self._believed(request.url))
         return await self._connections.send(request)
@@ -42,16 +53,32 @@ class Pool:
         if self._client:
             await self._client.close()
 
-    async def _by_aiohttp(self, request: Request) -> Reply:
+    async def _through(self, proxy: Proxy, request: Request) -> Reply:
+        try:
+            reply = await self._by_aiohttp(request, proxy)
+        except NoAnswer as nothing:
+            match nothing.__cause__:
+                case aiohttp.ClientHttpProxyError(status=status):
+                    raise NoAnswer(proxy.refusal(status)) from nothing
+                case error if isinstance(error, _NO_WAY_TO_PROXY):
+                    raise NoAnswer(proxy.unreachable(type(error).__name__)) from nothing
+            raise
+        if reply.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and not proxy.tunnels:
+            raise NoAnswer(proxy.refusal(reply.status))
+        return reply
+
+    async def _by_aiohttp(self, request: Request, proxy: Proxy | None) -> Reply:
         reply: Reply | None = None
         try:
             async with self._opened(request.url).request(
                 request.method,
                 URL(request.url, encoded=True),
                 data=request.body,
-                headers=request.headers,
+                headers={**request.headers, **proxy.forwarded_headers} if proxy else request.headers,
                 allow_redirects=False,
                 timeout=_timeout(request.step_seconds),
+                proxy=proxy.url if proxy else None,
+                proxy_headers=proxy.headers if proxy else None,
             ) as response:
                 reply = Reply(response.status, response.headers)
                 return await _whole(reply, response, request.most)

@@ -146,7 +146,7 @@ def _cached(bench: Bench, engine: Engine, limiter: RateLimiter, cache: CacheStor
     guarded = _guarded(bench, engine, limiter, usual)
     provider: EmbeddingProvider = Neighbours(guarded, observer=bench.observer) if engine.is_server else guarded
     if bench.traces:
-        provider = bench.traces.provider(provider, _address(bench.settings, engine.provider.name))
+        provider = bench.traces.provider(provider, address_of(bench.settings, engine.provider.name))
     return Cached(provider, cache, observer=bench.observer, identity=engine.identity, usual=usual)
 
 
@@ -229,7 +229,8 @@ def _ollama(bench: Bench) -> Engine:
 
     settings = bench.settings
     http = _http_client(bench, settings.ollama_base_url, settings.ollama_timeout)
-    sdk = sdk_client(settings.ollama_base_url, download_timeout=settings.ollama_model_download_timeout)
+    proxy = settings.proxies.for_url(settings.ollama_base_url)
+    sdk = sdk_client(settings.ollama_base_url, download_timeout=settings.ollama_model_download_timeout, proxy=proxy)
     bench.stack.push_async_callback(sdk.close)
     models = OllamaModels(
         sdk,
@@ -237,6 +238,7 @@ def _ollama(bench: Bench) -> Engine:
         download_timeout=settings.ollama_model_download_timeout,
         clock=bench.clock,
         observer=bench.observer,
+        proxy=proxy,
     )
     bench.adjustments.append(lambda changed: models.adjust(changed.supported_models))
     ollama = Ollama(http, models, clock=bench.clock, truncate=settings.long_input == "truncate")
@@ -253,17 +255,18 @@ def _ollama(bench: Bench) -> Engine:
     )
 
 
-def _address(settings: Settings, name: str) -> str:
-    """Where an engine is that is a server."""
+def address_of(settings: Settings, name: str) -> str:
+    """Where an engine is that is a server; empty for others."""
     return {"openai": settings.openai_base_url, "ollama": settings.ollama_base_url}.get(name, "")
 
 
 def _http_client(bench: Bench, base_url: str, timeout: float) -> HttpClient:
     tracer = bench.traces.tracer if bench.traces else None
+    most, proxy = bench.settings.concurrency_limit, bench.settings.proxies.for_url(base_url)
     http = (
-        TracedHttpClient(tracer, base_url=base_url, timeout=timeout)
+        TracedHttpClient(tracer, base_url=base_url, timeout=timeout, connections=most, proxy=proxy)
         if tracer
-        else HttpClient(base_url=base_url, timeout=timeout)
+        else HttpClient(base_url=base_url, timeout=timeout, connections=most, proxy=proxy)
     )
     bench.stack.push_async_callback(http.aclose)
     return http

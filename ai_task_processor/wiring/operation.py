@@ -135,6 +135,7 @@ def facts(settings: Settings) -> dict[str, object]:
         "limits": dict(settings.limits_shown) or "none",
         "limits_strategy": settings.rate_limit_strategy,
         "state": settings.state_shown,
+        "proxies": dict(settings.proxies_shown) or "none",
     }
 
 

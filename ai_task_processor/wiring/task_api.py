@@ -5,6 +5,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from ai_task_processor.domain.ports import Leases, Reporter, TaskSource
+from ai_task_processor.domain.proxies import Proxies
 from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.settings import Settings
 from ai_task_processor.task_api.auth import Credentials, TokenAuth
@@ -22,9 +23,12 @@ SPARE_CONNECTIONS = 4
 """Connections to the Task API beside those of delivery: for fetches, tokens and announcements."""
 
 
-def open_wire(connections: int) -> Exchange:
+MakeWire = Callable[[int, Proxies], Exchange]
+
+
+def open_wire(connections: int, proxies: Proxies | None = None) -> Exchange:
     """Open a pool of connections to the Task API."""
-    return open_pool(connections=connections)
+    return open_pool(connections=connections, proxies=proxies)
 
 
 class TaskApi(Struct, frozen=True):
@@ -35,7 +39,7 @@ class TaskApi(Struct, frozen=True):
     reporter: Reporter
 
 
-def open_task_api(bench: Bench, wire: Callable[[int], Exchange], worker: str) -> TaskApi:
+def open_task_api(bench: Bench, wire: MakeWire, worker: str) -> TaskApi:
     """Open the way to the Task API, which knows us as ``worker``; closed with the bench."""
     settings = bench.settings
     client = make_client(bench, wire)
@@ -57,10 +61,10 @@ def make_features(bench: Bench, client: TaskApiClient) -> Features:
     return Features(wanted, clock=bench.clock, observer=bench.observer)
 
 
-def make_client(bench: Bench, wire: Callable[[int], Exchange]) -> TaskApiClient:
+def make_client(bench: Bench, wire: MakeWire) -> TaskApiClient:
     """Make the client of the Task API, which is its owner's to close."""
     settings = bench.settings
-    exchange = wire(settings.delivery_concurrency + SPARE_CONNECTIONS)
+    exchange = wire(settings.delivery_concurrency + SPARE_CONNECTIONS, settings.proxies)
     auth = TokenAuth(
         credentials(settings),
         exchange=exchange,

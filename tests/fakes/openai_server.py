@@ -1,6 +1,7 @@
 """A local server that speaks OpenAI's embeddings protocol, with its limits, its refusals and faults on demand."""
 
 import base64
+import ssl
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,24 +24,27 @@ class OpenAIServer:
     """``async with OpenAIServer() as server`` listens on ``server.url`` (ends with ``/v1``).
 
     Vectors are ``mock_vector(text, model, dimensions)``. ``requests`` holds the body of each request in order.
-    ``reverses`` answers in another order, with the right ``index``; ``ignores_base64`` sends lists of numbers.
+    ``reverses`` answers in another order, with the right ``index``; ``ignores_base64`` sends lists of numbers. With
+    ``tls`` it encrypts, and is to be asked by a name of its certificate at ``port``.
     """
 
-    def __init__(self, *, reverses: bool = False, ignores_base64: bool = False) -> None:
+    def __init__(self, *, reverses: bool = False, ignores_base64: bool = False, tls: ssl.SSLContext | None = None) -> None:
         self.faults = Faults()
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self._reverses = reverses
         self._ignores_base64 = ignores_base64
         self._runner = web.AppRunner(self._app(), shutdown_timeout=0)
+        self._tls = tls
+        self.port = 0
         self.url = ""
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}/v1"
+        host, self.port = self._runner.addresses[0][:2]
+        self.url = f"http://{host}:{self.port}/v1"
         return self
 
     async def __aexit__(

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import ssl
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -74,11 +75,12 @@ class FakeTaskApi:
     sent), and a token lives so long by ``clock``.
 
     ``features`` names the optional routes that there are, claim and bulk; ``leases`` says of claimed tasks who has them
-    and until when, ``given`` how many times each was claimed. A fault of a task's PATCH is also the status of its
+    and until when, ``given`` how many times each was claimed. With ``tls`` it encrypts, and is to be asked by a name of
+    its certificate at ``port``. A fault of a task's PATCH is also the status of its
     result among many.
     """
 
-    def __init__(self, *, clock: Clock | None = None, prefix: str = "") -> None:
+    def __init__(self, *, clock: Clock | None = None, prefix: str = "", tls: ssl.SSLContext | None = None) -> None:
         self.clock: Clock = clock or SystemClock()
         self.client_id = CLIENT_ID
         self.client_secret = CLIENT_SECRET
@@ -98,6 +100,7 @@ class FakeTaskApi:
         self.peak = Counter[str]()
         self._running = Counter[str]()
         self._prefix = prefix
+        self._tls = tls
         self._tokens: dict[str, float] = {}
         self._issued = 0
         self._once: dict[tuple[Route, str | None], deque[Fault]] = {}
@@ -108,6 +111,10 @@ class FakeTaskApi:
         self._port = 0
 
     # --- What a test says ---------------------------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        return self._port
 
     @property
     def url(self) -> str:
@@ -167,7 +174,8 @@ class FakeTaskApi:
         """Open the port, the same one as before."""
         self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=0.01)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True, ssl_context=self._tls)
+        await site.start()
         self._port = self._runner.addresses[0][1]
 
     async def __aenter__(self) -> Self:

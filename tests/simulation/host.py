@@ -187,7 +187,7 @@ class Host:
             clock=clock,
             boot=self.machine.boot,
             randomness=random.Random(f"daemon {self._scenario.seed} {life.facts.number}"),
-            wire=lambda _: Wire(around.server, life),
+            wire=lambda *_: Wire(around.server, life),
             engine=self._engine_of(life),
             state=lambda _settings, clock: self._opened(life, clock),
             glance=self._scenario.glance,
