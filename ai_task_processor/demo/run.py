@@ -232,7 +232,10 @@ async def _client(url: str, settings: Settings) -> AsyncIterator[httpx2.AsyncCli
     auth = TokenAuth(
         credentials(settings), exchange=open_wire(1), timeout=30, clock=SystemClock(), observer=lambda _: None
     )
-    async with aclosing(auth), httpx2.AsyncClient(base_url=url, auth=_Signed(auth), timeout=60) as client:
+    async with (
+        aclosing(auth),
+        httpx2.AsyncClient(base_url=url, auth=_Signed(auth), timeout=60, trust_env=False) as client,
+    ):
         yield client
 
 

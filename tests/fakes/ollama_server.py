@@ -49,14 +49,15 @@ class OllamaServer:
         self.requests: list[dict[str, Any]] = []
         self.pulls: list[str] = []
         self._runner = web.AppRunner(self._app(), shutdown_timeout=0)
+        self.port = 0
         self.url = ""
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
+        host, self.port = self._runner.addresses[0][:2]
+        self.url = f"http://{host}:{self.port}"
         return self
 
     async def __aexit__(

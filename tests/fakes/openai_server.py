@@ -28,7 +28,9 @@ class OpenAIServer:
     ``tls`` it encrypts, and is to be asked by a name of its certificate at ``port``.
     """
 
-    def __init__(self, *, reverses: bool = False, ignores_base64: bool = False, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *, reverses: bool = False, ignores_base64: bool = False, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.faults = Faults()
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []

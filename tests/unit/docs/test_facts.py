@@ -27,7 +27,7 @@ NAMES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorte
 REFERENCE: dict[str, Any] = runpy.run_path(str(ROOT / "docs/reference.py"), run_name="reference")
 
 # Variables that are no settings of the daemon.
-OTHERS = {"TASK_SERVER_CLIENT_ID", "TASK_SERVER_CLIENT_SECRET", "ARGS", "PYTHON", "SSL_CERT_FILE", "HTTPS_PROXY"}
+OTHERS = {"TASK_SERVER_CLIENT_ID", "TASK_SERVER_CLIENT_SECRET", "ARGS", "PYTHON", "SSL_CERT_FILE"}
 
 CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.DOTALL | re.MULTILINE)
 SETTING = re.compile(r"\b(?!OTEL_)[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b(?!_?\*)")

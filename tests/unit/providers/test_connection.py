@@ -45,10 +45,10 @@ async def test_vectors_are_asked_for_unpacked_and_without_cookies() -> None:
 
 
 @asynccontextmanager
-async def through(proxy: ForwardProxy, url: str, *, user: str = "", timeout: float = 5) -> AsyncIterator[HttpClient]:
+async def through(proxy: ForwardProxy, url: str, *, user: str = "") -> AsyncIterator[HttpClient]:
     setting = "HTTPS_PROXY" if url.startswith("https") else "HTTP_PROXY"
     way = proxy_at(proxy.url_for(user) if user else proxy.url, setting=setting)
-    async with HttpClient(base_url=url, timeout=timeout, proxy=way) as http:
+    async with HttpClient(base_url=url, timeout=5, proxy=way) as http:
         yield http
 
 

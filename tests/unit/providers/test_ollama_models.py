@@ -16,10 +16,12 @@ from ai_task_processor.domain.events import (
     ModelsMissing,
     ModelsReady,
 )
+from ai_task_processor.domain.proxies import proxy_at
 from ai_task_processor.providers.ollama_models import FIRST_REST, LONGEST_REST, OllamaModels, sdk_client
 from tests.fakes.flow import Recorder
 from tests.fakes.ollama_server import PULL, OllamaServer
 from tests.fakes.provider_faults import Answer, Drop, Fault, Hang
+from tests.fakes.proxy import ForwardProxy
 from tests.fakes.time import LoopClock, ManualClock, virtual_time
 
 NOMIC = "nomic-embed-text"
@@ -218,3 +220,47 @@ async def test_rests_grow_and_it_never_gives_up() -> None:
 
 def test_a_pull_as_the_fake_tells_it_ends_with_success() -> None:
     assert PULL[-1] == {"status": "success"}
+
+
+# --- Through a proxy --------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def models_through(address: str, *, scheme: str = "http") -> AsyncIterator[OllamaModels]:
+    way = proxy_at(address, setting=f"{scheme}_proxy".upper())
+    async with sdk_client(f"{scheme}://ollama.test", download_timeout=5.0, proxy=way) as sdk:
+        yield OllamaModels(sdk, [NOMIC], download_timeout=5.0, clock=ManualClock(), observer=Listener(), proxy=way)
+
+
+async def test_models_are_listed_and_pulled_through_a_proxy() -> None:
+    async with OllamaServer() as server, ForwardProxy({"ollama.test": server.port}, user="user:hunter2") as proxy:
+        async with models_through(proxy.url_for("user:hunter2")) as models:
+            await models.prepare()
+        assert server.pulls == [NOMIC]
+    assert proxy.forwarded == ["http://ollama.test/api/tags", "http://ollama.test/api/pull"]
+    assert b"hunter2" not in b"".join(proxy.passed_on)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_refuses_is_named(scheme: str) -> None:
+    async with (
+        ForwardProxy({}, user="user:hunter2") as proxy,
+        models_through(proxy.url_for("user:hunter3"), scheme=scheme) as models,
+    ):
+        with pytest.raises(ProviderUnavailable) as caught:
+            await models.look()
+    words = f"the proxy {proxy.url} refuses user or password (HTTP 407): check {scheme.upper()}_PROXY"
+    assert str(caught.value) == f"ollama cannot be asked for its models: {words}"
+
+
+async def test_a_proxy_that_cannot_reach_the_server_is_named() -> None:
+    async with ForwardProxy({}) as proxy, models_through(proxy.url, scheme="https") as models:
+        with pytest.raises(ProviderUnavailable, match=r"the proxy http://.* makes no connection \(HTTP 502\)"):
+            await models.look()
+
+
+async def test_a_proxy_that_is_not_there_is_named() -> None:
+    async with models_through("http://user:hunter2@127.0.0.1:1") as models:
+        with pytest.raises(ProviderUnavailable) as caught:
+            await models.look()
+    assert "the proxy http://127.0.0.1:1 cannot be reached (ConnectionError): check HTTP_PROXY" in str(caught.value)

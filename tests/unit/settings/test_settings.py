@@ -11,8 +11,8 @@ from pydantic import SecretStr
 from ai_task_processor.domain.errors import ConfigurationError
 from ai_task_processor.settings import (
     ADJUSTABLE,
+    HIDDEN,
     PLACEHOLDER_KEY,
-    SECRETS,
     Settings,
     changes_between,
     load_access,
@@ -32,6 +32,7 @@ REQUIRED = {
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -133,12 +134,46 @@ def test_prices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(secret=st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=12))
 def test_secrets_are_never_shown(secret: str) -> None:
-    given_values = dict.fromkeys(SECRETS, f"{secret}\x00")
+    given_values = dict.fromkeys(HIDDEN, f"http://user:{secret}\x00@proxy:port")
     with pytest.raises(ConfigurationError) as caught:
         load_settings(None, **given_values, api_base_url=f"https://user:{secret}@host", batch_size="x")
     assert secret not in str(caught.value)
     shown = Settings(_env_file=None, openai_api_key=SecretStr(secret))  # type: ignore[call-arg]
     assert secret not in repr(shown)
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "HTTP_PROXY"])
+@pytest.mark.parametrize("value", ["proxy:3128", "https://user:hunter2@proxy:3128", "socks5://user:hunter2@proxy"])
+def test_what_is_no_proxy_is_refused_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    found = faults(monkeypatch, {name: value})
+    assert found == (
+        f"{name}: is no proxy; give one like http://proxy.example.com:3128 or http://user:password@host:port"
+    )
+
+
+def test_proxies_are_those_of_the_standard_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"HTTPS_PROXY": "http://user:hunter2@secure:3128/", "NO_PROXY": ".example.com, 10.0.0.0/8"}
+    settings = load(monkeypatch, given)
+    assert settings.proxies_shown == {"HTTPS_PROXY": "http://secure:3128"}
+    proxy = settings.proxies.for_url("https://api.openai.com/v1")
+    assert proxy is not None
+    assert proxy.authorization.startswith("Basic ")
+    assert settings.proxies.for_url("http://ollama:11434") is None
+    assert settings.proxies.for_url("https://api.example.com") is None
+    assert load(monkeypatch, {"HTTPS_PROXY": ""}).proxies_shown == {}, "an empty one counts as not given"
+
+
+def test_proxies_may_be_named_in_small_letters_which_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "http://small:1")
+    monkeypatch.setenv("no_proxy", "small.example.com")
+    settings = load(monkeypatch, {"HTTPS_PROXY": "http://large:1", "NO_PROXY": "large.example.com"})
+    assert settings.proxies_shown == {"HTTPS_PROXY": "http://small:1", "HTTP_PROXY": "http://small:1"}
+    assert settings.no_proxy == "small.example.com"
+    monkeypatch.setenv("https_proxy", "")
+    assert load(monkeypatch).proxies_shown["HTTPS_PROXY"] == "http://large:1"
 
 
 def test_lists_may_be_json_or_commas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +291,7 @@ def test_what_may_change_is_taken_and_told(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - ADJUSTABLE))
 def test_anything_else_needs_a_restart(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     before = load(monkeypatch)
-    changed = before.model_copy(update={name: SecretStr("of another kind") if name in SECRETS else "another"})
+    changed = before.model_copy(update={name: SecretStr("of another kind") if name in HIDDEN else "another"})
     with pytest.raises(ConfigurationError) as caught:
         load_settings(before=changed)
     (fault,) = caught.value.faults
