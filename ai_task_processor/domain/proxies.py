@@ -38,13 +38,13 @@ class Proxy(Confidential, frozen=True):
         return {} if self.tunnels else self.headers
 
     def unreachable(self, reason: str) -> str:
-        """What to say where no connection to it comes about."""
-        return f"the proxy {self.url} cannot be reached ({reason}): check {self.setting}, or NO_PROXY"
+        """What to say where it is not there, or does not answer."""
+        return f"the proxy {self.url} gives no connection ({reason}): check {self.setting} and NO_PROXY"
 
     def refusal(self, status: int) -> str:
         """What to say where it does not do what it was asked for; ``status`` is that of its answer."""
         if status != HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-            return f"the proxy {self.url} makes no connection (HTTP {status}): see what it allows and reaches"
+            return f"the proxy {self.url} gives no connection (HTTP {status}): see what it allows, and check NO_PROXY"
         wish = "refuses user or password" if self.authorization else "wants http://user:password@host:port"
         return f"the proxy {self.url} {wish} (HTTP {status}): check {self.setting}"
 

@@ -101,8 +101,8 @@ async def test_a_tunnel_to_nobody_we_know_carries_nothing(
         ("https://provider.test", "", 0, "wants http://user:password@host:port (HTTP 407): check HTTPS_PROXY"),
         ("https://provider.test", "user:hunter3", 0, "refuses user or password (HTTP 407): check HTTPS_PROXY"),
         ("http://provider.test", "user:hunter3", 0, "refuses user or password (HTTP 407): check HTTP_PROXY"),
-        ("https://provider.test", USER, 503, "makes no connection (HTTP 503)"),
-        ("https://unknown.test", USER, 0, "makes no connection (HTTP 502)"),
+        ("https://provider.test", USER, 503, "gives no connection (HTTP 503)"),
+        ("https://unknown.test", USER, 0, "gives no connection (HTTP 502)"),
     ],
 )
 async def test_a_proxy_that_refuses_is_named(url: str, user: str, refusal: int, words: str) -> None:
@@ -123,7 +123,9 @@ async def test_a_proxy_that_refuses_is_named(url: str, user: str, refusal: int, 
 async def test_a_proxy_that_is_not_there_is_named(url: str, where: str) -> None:
     way = proxy_at(where, setting="HTTPS_PROXY" if url.startswith("https") else "HTTP_PROXY")
     async with HttpClient(base_url=url, timeout=5, proxy=way) as http:
-        with pytest.raises(ProxyFailed, match=f"the proxy {where} cannot be reached .* check {way.setting}") as caught:
+        with pytest.raises(
+            ProxyFailed, match=f"the proxy {where} gives no connection .* check {way.setting}"
+        ) as caught:
             await http.post("/embeddings", b"{}")
     assert never_sent(caught.value)
 
@@ -137,6 +139,6 @@ async def test_a_proxy_that_holds_its_tongue_is_given_up() -> None:
     async with server:
         way = proxy_at(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", setting="HTTPS_PROXY")
         async with HttpClient(base_url="https://provider.test", timeout=0.05, proxy=way) as http:
-            with pytest.raises(ProxyFailed, match="cannot be reached") as caught:
+            with pytest.raises(ProxyFailed, match="gives no connection") as caught:
                 await http.post("/embeddings", b"{}")
     assert never_sent(caught.value)

@@ -255,7 +255,7 @@ async def test_a_proxy_that_refuses_is_named(scheme: str) -> None:
 
 async def test_a_proxy_that_cannot_reach_the_server_is_named() -> None:
     async with ForwardProxy({}) as proxy, models_through(proxy.url, scheme="https") as models:
-        with pytest.raises(ProviderUnavailable, match=r"the proxy http://.* makes no connection \(HTTP 502\)"):
+        with pytest.raises(ProviderUnavailable, match=r"the proxy http://.* gives no connection \(HTTP 502\)"):
             await models.look()
 
 
@@ -263,4 +263,4 @@ async def test_a_proxy_that_is_not_there_is_named() -> None:
     async with models_through("http://user:hunter2@127.0.0.1:1") as models:
         with pytest.raises(ProviderUnavailable) as caught:
             await models.look()
-    assert "the proxy http://127.0.0.1:1 cannot be reached (ConnectionError): check HTTP_PROXY" in str(caught.value)
+    assert "the proxy http://127.0.0.1:1 gives no connection (ConnectionError): check HTTP_PROXY" in str(caught.value)

@@ -14,12 +14,14 @@ from ai_task_processor.domain.errors import (
     ProviderThrottled,
     ProviderUnavailable,
 )
+from ai_task_processor.domain.proxies import proxy_at
 from ai_task_processor.domain.quota import Allowance, Quota
 from ai_task_processor.providers.connection import HttpClient
 from ai_task_processor.providers.mock import mock_vector
 from ai_task_processor.providers.openai import OpenAI
 from tests.fakes.openai_server import API_KEY, OpenAIServer, count_tokens, refusal
 from tests.fakes.provider_faults import Answer, Drop, Hang
+from tests.fakes.proxy import ForwardProxy
 from tests.fakes.time import ManualClock
 
 SMALL = "text-embedding-3-small"
@@ -350,3 +352,14 @@ async def test_a_batch_larger_than_text_embeddings_inference_takes_is_halved() -
     assert isinstance(caught, ProviderRejected)
     assert message in str(caught)
     assert not caught.every_input
+
+
+async def test_a_proxy_that_refuses_has_sent_nothing_and_is_named() -> None:
+    async with ForwardProxy({}, user="user:hunter2") as server:
+        way = proxy_at(server.url_for("user:hunter3"), setting="HTTPS_PROXY")
+        async with HttpClient(base_url="https://provider.test", timeout=5, proxy=way) as http:
+            with pytest.raises(ProviderUnavailable) as caught:
+                await OpenAI(http, api_key=API_KEY, clock=ManualClock()).embed(TEXTS, model=SMALL, dimensions=None)
+    words = f"the proxy {server.url} refuses user or password (HTTP 407): check HTTPS_PROXY"
+    assert str(caught.value) == f"openai gave no answer: {words}"
+    assert not caught.value.sent

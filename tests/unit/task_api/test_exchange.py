@@ -127,7 +127,7 @@ async def test_a_proxy_passes_on_what_only_the_server_reads(tmp_path: Path, cloc
         for _ in range(2):
             reply = await pool.send(Request(method, "https://api.test/api/ai-tasks/a", {}, b"{}"))
             assert reply.status == {"GET": 405, "PATCH": 401}[method], "the server's word"
-        with pytest.raises(NoAnswer, match=r"makes no connection \(HTTP 502\)"):
+        with pytest.raises(NoAnswer, match=r"gives no connection \(HTTP 502\)"):
             await pool.send(Request(method, "https://other.test/", {}))
         await pool.aclose()
     assert proxy.tunnels == ["api.test:443", "other.test:443"]
@@ -146,6 +146,6 @@ async def test_a_proxy_that_refuses_is_named(proxy: ForwardProxy, scheme: str, s
 async def test_a_proxy_that_is_not_there_is_named(method: str) -> None:
     proxies = Proxies(proxy_at("http://user:hunter2@127.0.0.1:1", setting="HTTPS_PROXY"))
     pool = Pool(connections=2, trusted=NOBODY, proxies=proxies)
-    with pytest.raises(NoAnswer, match=r"the proxy http://127\.0\.0\.1:1 cannot be reached .* check HTTPS_PROXY"):
+    with pytest.raises(NoAnswer, match=r"the proxy http://127\.0\.0\.1:1 gives no connection .* check HTTPS_PROXY"):
         await pool.send(Request(method, "https://api.test/", {}))
     await pool.aclose()
