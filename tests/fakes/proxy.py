@@ -16,11 +16,11 @@ class ForwardProxy:
     """``async with ForwardProxy({"api.test": 8080}) as proxy`` listens on ``proxy.url``.
 
     Knows no hosts but those given, each with its port on this machine. With ``user`` it wants ``user:password``;
-    ``refusal`` is the status that it answers everything with. ``tunnels`` and ``forwarded`` say what was asked for, as
-    host:port and as URL.
+    ``refusal`` is the status that it answers everything with, and one that is ``silent`` never answers. ``tunnels`` and
+    ``forwarded`` say what was asked for, as host:port and as URL; ``passed_on`` is all that went through.
     """
 
-    def __init__(self, hosts: Mapping[str, int], *, user: str = "", refusal: int = 0) -> None:
+    def __init__(self, hosts: Mapping[str, int], *, user: str = "", refusal: int = 0, silent: bool = False) -> None:
         self.refusal = refusal
         self.tunnels: list[str] = []
         self.forwarded: list[str] = []
@@ -28,6 +28,8 @@ class ForwardProxy:
         self.port = 0
         self._hosts = hosts
         self._user = user
+        self._silent = silent
+        self._serving: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.StreamWriter] = set()
 
     @property
@@ -38,7 +40,7 @@ class ForwardProxy:
         return f"http://{user}@127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._begin, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -48,10 +50,13 @@ class ForwardProxy:
         self._server.close()
         for end in self._ends:
             end.close()
-        await self._server.wait_closed()
+        await asyncio.gather(*self._serving)
+
+    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._ends.add(writer)
+        self._serving.add(asyncio.create_task(self._serve(reader, writer)))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._ends.add(writer)
         with suppress(OSError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             await self._answer(head, reader, writer)
@@ -61,6 +66,9 @@ class ForwardProxy:
         method, target, _ = head.partition("\r\n")[0].split()
         (self.tunnels if method == "CONNECT" else self.forwarded).append(target)
         parts = urlsplit(f"//{target}" if method == "CONNECT" else target)
+        if self._silent:
+            await reader.read()
+            return
         status = self._refused(head, parts.hostname or "")
         if status:
             writer.write(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())

@@ -1,4 +1,3 @@
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -131,13 +130,8 @@ async def test_a_proxy_that_is_not_there_is_named(url: str, where: str) -> None:
 
 
 async def test_a_proxy_that_holds_its_tongue_is_given_up() -> None:
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    async with server:
-        way = proxy_at(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", setting="HTTPS_PROXY")
+    async with ForwardProxy({}, silent=True) as proxy:
+        way = proxy_at(proxy.url, setting="HTTPS_PROXY")
         async with HttpClient(base_url="https://provider.test", timeout=0.05, proxy=way) as http:
             with pytest.raises(ProxyFailed, match="gives no connection") as caught:
                 await http.post("/embeddings", b"{}")
