@@ -78,7 +78,8 @@ def proxy_at(address: str, *, setting: str) -> Proxy:
     if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
         raise _no_proxy()
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    authorization = _basic(parts.username, parts.password or "") if parts.username else ""
+    named = parts.username or parts.password
+    authorization = _basic(parts.username or "", parts.password or "") if named else ""
     return Proxy(f"http://{host}:{port}", setting, tunnels=setting == "HTTPS_PROXY", authorization=authorization)
 
 

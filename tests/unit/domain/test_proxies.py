@@ -119,6 +119,7 @@ def test_user_and_password_are_for_the_proxy_alone() -> None:
     assert tunnel.headers == {"Proxy-Authorization": basic}
     assert tunnel.forwarded_headers == {}, "the server would read them"
     assert proxy_at("http://us%3Aer:p%C3%A4%40ss@proxy", setting="HTTP_PROXY").forwarded_headers == tunnel.headers
+    assert proxy_at("http://:token@proxy", setting="HTTP_PROXY").headers, "a user without a name"
     assert "Basic" not in repr(tunnel)
     assert repr(Proxies(tunnel)) == "Proxies(…)"
 
