@@ -25,8 +25,9 @@ from ai_task_processor.task_api.answers import (
     retry_after,
 )
 from ai_task_processor.task_api.auth import TokenAuth
-from ai_task_processor.task_api.exchange import Body, Exchange, NoAnswer, Pool, Reply, Request, encoded
+from ai_task_processor.task_api.exchange import Pool, encoded
 from ai_task_processor.task_api.observed import ObservedExchange
+from ai_task_processor.task_api.requests import Body, Exchange, NoAnswer, Reply, Request
 from ai_task_processor.task_api.traced_exchange import TracedExchange
 from ai_task_processor.task_api.wire import (
     CLAIM_PATH,

@@ -9,9 +9,7 @@ from yarl import URL
 
 from ai_task_processor.domain.proxies import Proxies, Proxy
 from ai_task_processor.task_api.connections import IDLE_SECONDS, Connections
-from ai_task_processor.task_api.requests import Body, Exchange, NoAnswer, Reply, Request, broken_off, too_large
-
-__all__ = ["Body", "Exchange", "NoAnswer", "Pool", "Reply", "Request", "encoded"]
+from ai_task_processor.task_api.requests import NoAnswer, Reply, Request, broken_off, too_large
 
 _NETWORK_ERRORS = (aiohttp.ClientError, OSError)
 

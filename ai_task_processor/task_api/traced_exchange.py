@@ -4,8 +4,8 @@ from msgspec.structs import replace
 
 from ai_task_processor.domain.ports import Tracer
 from ai_task_processor.ops.traced import http_span
-from ai_task_processor.task_api.exchange import Reply, Request
 from ai_task_processor.task_api.observed import ObservedExchange
+from ai_task_processor.task_api.requests import Reply, Request
 
 
 class TracedExchange:

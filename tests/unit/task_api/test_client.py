@@ -1,10 +1,9 @@
 import asyncio
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-import httpx2
 import pytest
 
 from ai_task_processor.domain.errors import (
@@ -22,8 +21,8 @@ from ai_task_processor.resilience.breaker import Breaker
 from ai_task_processor.task_api.auth import Credentials, TokenAuth
 from ai_task_processor.task_api.client import TaskApiClient, counts_for_breaker
 from ai_task_processor.task_api.portions import PORTION
+from ai_task_processor.task_api.requests import Reply, Request
 from ai_task_processor.task_api.source import ApiTaskSource
-from tests.fakes.over_transport import OverTransport
 from tests.fakes.task_api_server import FakeTaskApi, answer, drop, hang, truncate
 from tests.fakes.time import ManualClock
 
@@ -408,13 +407,21 @@ async def test_a_cancelled_request_leaves_a_usable_client(api: FakeTaskApi, side
     assert await side.report(make_entry()) is Receipt.TAKEN
 
 
-async def test_another_exchange_serves_both_endpoints(clock: ManualClock) -> None:
-    def serve(request: httpx2.Request) -> httpx2.Response:
-        if request.url.path == "/oauth2/token":
-            return httpx2.Response(200, json={"access_token": "t"})
-        return httpx2.Response(200, content=b"[]")
+class Canned:
+    """An exchange that answers by itself: an empty list to whatever it has no answer for."""
 
-    exchange = OverTransport(httpx2.MockTransport(serve))
+    def __init__(self, answers: Mapping[str, bytes]) -> None:
+        self._answers = answers
+
+    async def send(self, request: Request) -> Reply:
+        return Reply(200, body=self._answers.get(request.url, b"[]"))
+
+    async def aclose(self) -> None:
+        return
+
+
+async def test_another_exchange_serves_both_endpoints(clock: ManualClock) -> None:
+    exchange = Canned({"http://sim/oauth2/token": b'{"access_token": "t"}'})
     auth = TokenAuth(
         Credentials("http://sim/oauth2/token", "id", "secret"),
         exchange=exchange,

@@ -1,18 +1,16 @@
-"""Both ways to send a request mean the same."""
+"""The ways to the Task API: our own connections for what is PATCHed, aiohttp for all else and through proxies."""
 
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from ai_task_processor.domain.proxies import Proxies, proxy_at, words_of
 from ai_task_processor.task_api.exchange import Pool, encoded
 from ai_task_processor.task_api.requests import Exchange, NoAnswer, Request
 from tests.fakes.authority import certified, tls_of
-from tests.fakes.over_transport import OverTransport
 from tests.fakes.proxy import ForwardProxy
 from tests.fakes.task_api_server import FakeTaskApi, answer, drop, truncate
 from tests.fakes.time import ManualClock
@@ -27,10 +25,9 @@ async def api(clock: ManualClock) -> AsyncIterator[FakeTaskApi]:
         yield server
 
 
-@pytest.fixture(params=["pool", "transport"])
-async def exchange(request: pytest.FixtureRequest) -> AsyncIterator[Exchange]:
-    by_transport = request.param == "transport"
-    made = OverTransport(httpx2.AsyncHTTPTransport()) if by_transport else Pool(connections=2, trusted=NOBODY)
+@pytest.fixture
+async def exchange() -> AsyncIterator[Exchange]:
+    made = Pool(connections=2, trusted=NOBODY)
     yield made
     await made.aclose()
 
@@ -48,7 +45,7 @@ async def test_what_is_sent_arrives_and_what_is_answered_comes_back(api: FakeTas
     assert [recorded.task_id for recorded in api.requests] == ["a/b"] * 2
     headers = {name.lower(): value for name, value in api.requests[1].headers.items()}
     assert headers["x-mark"] == "1"
-    assert "cookie" not in headers or isinstance(exchange, OverTransport)  # which is for simulations
+    assert "cookie" not in headers
     assert api.patches["a/b"] == [{"state": "failed"}] * 2
 
 
