@@ -32,7 +32,7 @@ class Observers:
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
         self._handlers: dict[type[Event], tuple[tuple[Observer, Handler], ...]] = {}
-        self._complained: set[tuple[Handler, type[Event]]] = set()
+        self._complained: set[tuple[int, type[Event]]] = set()
 
     def __call__(self, event: Event) -> None:
         """Pass ``event`` on; never raises."""
@@ -44,16 +44,16 @@ class Observers:
             try:
                 handler(event)
             except Exception:  # noqa: BLE001  # work must not stop because it cannot be shown, whatever the defect
-                self._complain(observer, handler, kind)
+                self._complain(observer, kind)
 
     def _wanting(self, kind: type[Event]) -> Iterator[tuple[Observer, Handler]]:
         for observer in self._observers:
             handler = observer.handler(kind) if isinstance(observer, Selective) else observer
-            if handler:
+            if handler is not None:
                 yield observer, handler
 
-    def _complain(self, observer: Observer, handler: Handler, kind: type[Event]) -> None:
-        if (handler, kind) in self._complained:
+    def _complain(self, observer: Observer, kind: type[Event]) -> None:
+        if (id(observer), kind) in self._complained:
             return
-        self._complained.add((handler, kind))
+        self._complained.add((id(observer), kind))
         _log.exception("%s cannot take %s: a defect of ours, told once", type(observer).__name__, kind.__name__)

@@ -50,6 +50,23 @@ def test_a_broken_observer_harms_nobody_and_is_told_once_for_each_type(caplog: p
     assert "KeyError" in caplog.text
 
 
+class Recorder(list[Event]):
+    """An observer that is equal to others, false while it is empty, and cannot be hashed."""
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+        raise KeyError("defect")
+
+
+def test_observers_are_told_apart_whatever_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    first, second = Recorder(), Recorder()
+    observers = Observers(first, second)
+    for _ in range(2):
+        observers(Running())
+    assert first == second == [Running(), Running()]
+    assert len(caplog.records) == 2
+
+
 def test_what_is_not_an_error_passes() -> None:
     def interrupted(_event: Event) -> None:
         raise KeyboardInterrupt
