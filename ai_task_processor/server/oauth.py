@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from urllib.parse import parse_qsl, unquote_plus
 
-from msgspec import Struct
-
+from ai_task_processor.domain.confidential import Confidential
 from ai_task_processor.domain.errors import TaskProcessorError
 from ai_task_processor.server.credentials import Credentials
 from ai_task_processor.server.tokens import Tokens
@@ -37,7 +36,7 @@ class TokenDenied(TaskProcessorError):
         return {"error": self.code, "error_description": self.description}
 
 
-class TokenRequest(Struct, frozen=True):
+class TokenRequest(Confidential, frozen=True):
     """A token request as it came; ``authorization`` is the header of that name, empty where there is none."""
 
     media_type: str

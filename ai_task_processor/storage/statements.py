@@ -40,7 +40,10 @@ class Statement:
         self.sole = _FOR_REPLICAS.sub("", sql)
         self.shared = _FOR_REPLICAS.sub(r"\1", sql)
         self.parameters = tuple(_PARAMETER.findall(self.sole))
-        self._list = next((name for name in self.parameters if name in _LISTS), "")
+        lists = [name for name in _PARAMETER.findall(self.shared) if name in _LISTS]
+        if len(lists) > 1 or not {*lists} <= {*self.parameters}:
+            raise ValueError("a statement takes one list at most, and takes it in both forms")
+        self._list = lists[0] if lists else ""
 
     def rows(self, connection: Connection, values: Values = NOTHING) -> Sequence[Sequence[Any]]:
         """Every row that it finds, or returns of those that it changes."""

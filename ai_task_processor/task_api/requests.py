@@ -6,6 +6,8 @@ from typing import Protocol, TypeAlias
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from ai_task_processor.domain.confidential import Confidential
+
 Body: TypeAlias = bytes | bytearray
 
 
@@ -13,7 +15,7 @@ class NoAnswer(Exception):
     """Nothing came back; whether the request had its effect nobody knows."""
 
 
-class Request(Struct, frozen=True):
+class Request(Confidential, frozen=True):
     """What is sent: ``url`` is encoded already; at most ``most`` bytes of the answer are read.
 
     No step of it may take longer than ``step_seconds``; None leaves that to the caller.

@@ -64,3 +64,11 @@ def test_what_replicas_need_is_for_them_alone() -> None:
     assert "claimed_by" not in statement.sole
     assert "claimed_by = :me" in statement.shared
     assert statement.parameters == ("id",)
+
+
+@pytest.mark.parametrize(
+    "sql", ["DELETE FROM things WHERE id IN :ids OR key IN :keys", "SELECT 1 /*WHERE id IN :ids*/"]
+)
+def test_a_list_too_many_is_refused(sql: str) -> None:
+    with pytest.raises(ValueError, match="one list at most"):
+        Statement(sql)
