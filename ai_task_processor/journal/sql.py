@@ -70,6 +70,9 @@ _SET_ASIDE = Statement("""
     UPDATE tasks SET state = 'parked', outcome = :outcome, reason = :reason WHERE id = :id AND state <> 'reported'
 """)
 
+_HELD_HERE = Statement("""
+    SELECT id FROM tasks WHERE id IN :ids AND state = 'claimed' /*AND claimed_by = :me FOR UPDATE*/
+""")
 _SETTLE = Statement("""
     UPDATE tasks SET state = :state, settled_at = :now, content = NULL, result = :result, result_key = :result_key,
                      outcome = :outcome, model = :model, provider = :provider, tokens = :tokens,
@@ -378,9 +381,10 @@ def _settle(connection: Connection, me: str, outcomes: Mapping[str, Outcome], no
             **outcome_columns(outcome),
         }
         settled.append(row if row["result_key"] is None else row | {"result": None})
-    written = _SETTLE.change_each(connection, settled)
+    held = _HELD_HERE.rows(connection, {"ids": [row["id"] for row in settled], "me": me})
+    _SETTLE.change_each(connection, settled)
     _DEFER.change_each(connection, deferred)
-    return written == len(settled)
+    return len(held) == len(settled)
 
 
 def _kept_as(outcome: Outcome) -> bytes:

@@ -75,6 +75,15 @@ async def test_no_two_replicas_claim_one_task(site: Site) -> None:
     assert await replicas[1].claims() == []
 
 
+async def test_what_a_replica_has_just_settled_it_delivers_without_reading_it_back(site: Site) -> None:
+    replica = await site.replica("one")
+    await replica.journal.accept([task("a"), task("b")], 0)
+    await replica.claims()
+    await replica.journal.settle({"a": OURS, "b": OURS})
+    site.database.execute("UPDATE tasks SET result = NULL")
+    assert [entry.outcome for entry in await replica.journal.unreported(9)] == [OURS, OURS]
+
+
 async def test_what_a_dead_replica_held_comes_back_after_its_lease(site: Site) -> None:
     dead, living = await site.replica("dead"), await site.replica("living")
     await dead.journal.accept([task("claimed"), task("settled")], 0)
