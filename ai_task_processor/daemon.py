@@ -74,7 +74,9 @@ class Daemon:
                 async with asyncio.TaskGroup() as group:
                     work = group.create_task(self._work(), name="work")
                     group.create_task(self._watch(work), name="stop watch")
-            except* (ConfigurationError, JournalError) as errors:
+            except ExceptionGroup as errors:  # before 3.11.4 `except*` would put what it raises into a group
+                if errors.split((ConfigurationError, JournalError))[1]:
+                    raise
                 raise _first(errors) from None
 
     async def _work(self) -> None:
@@ -165,11 +167,11 @@ def _bars(log: LogObserver) -> AbstractContextManager[Observer]:
     return DownloadBars(Console(), beside=log)
 
 
-def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
+def _first(errors: ExceptionGroup[Exception]) -> Exception:
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return error  # type: ignore[return-value]  # the group holds only what the except clause names
+    return error  # type: ignore[return-value]  # a group of exceptions holds no other
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
