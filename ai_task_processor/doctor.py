@@ -28,12 +28,11 @@ from ai_task_processor.task_api.answers import RouteMissing
 from ai_task_processor.task_api.client import TaskApiClient
 from ai_task_processor.task_api.features import Feature, Features
 from ai_task_processor.task_api.source import ApiTaskSource
+from ai_task_processor.task_api.wire import PENDING_PATH
 from ai_task_processor.wiring.engines import Bench, address_of, engine_names, make_engine
+from ai_task_processor.wiring.operation import warnings
 from ai_task_processor.wiring.task_api import make_client, make_features, open_wire
 
-CREDENTIALS_ADVICE = "Check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and ORY_PROJECT_SLUG or OAUTH2_TOKEN_URL."
-TASK_API_ADVICE = "Check API_BASE_URL, that the API runs, and that its guard lets this client read and write tasks."
-PROVIDER_ADVICE = "Check the provider's address, key and models: docs/providers.md names the settings."
 STATE_ADVICE = "Check STATE_URL, and that its folder, or its database, can be written by this user."
 
 WORD = "check"
@@ -69,7 +68,8 @@ def examine(settings: Settings, *, as_json: bool) -> int:
 
 
 async def _examined(settings: Settings, console: Console) -> list[Finding]:
-    findings = [Finding("configuration", ok=True, detail=f"mode {settings.mode}, {len(settings.limits)} limits")]
+    facts = f"mode {settings.mode}, {len(settings.limits)} limits"
+    findings = [Finding("configuration", ok=True, detail="; ".join([facts, *warnings(settings)]))]
     if settings.proxies_shown:
         findings.append(Finding("proxies", ok=True, detail=_ways(settings)))
     async with _bench(settings) as bench:
@@ -99,11 +99,36 @@ def _way(proxy: Proxy | None) -> str:
 
 
 def _looks(bench: Bench, client: TaskApiClient) -> Iterable[Look]:
-    yield Look("token", partial(_token, client), CREDENTIALS_ADVICE)
-    yield Look("task api", partial(_task_api, bench, client), TASK_API_ADVICE, needs="token")
-    for name in engine_names(bench.settings):
-        yield Look(f"provider {name}", partial(_provider, bench, name), PROVIDER_ADVICE)
+    settings = bench.settings
+    yield Look("token", partial(_token, client), _token_advice(settings))
+    yield Look("task api", partial(_task_api, bench, client), _task_api_advice(settings), needs="token")
+    for name in engine_names(settings):
+        yield Look(f"provider {name}", partial(_provider, bench, name), _provider_advice(name, settings))
     yield Look("state", partial(_state, bench), STATE_ADVICE)
+
+
+def _token_advice(settings: Settings) -> str:
+    return (
+        "Check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and ORY_PROJECT_SLUG or OAUTH2_TOKEN_URL, and that "
+        f"{settings.token_url} can be reached from here."
+    )
+
+
+def _task_api_advice(settings: Settings) -> str:
+    return (
+        f"Check API_BASE_URL ({settings.api_base_url}, to which {PENDING_PATH} is added), that the API runs, and that "
+        "its guard lets this client read and write tasks."
+    )
+
+
+def _provider_advice(name: str, settings: Settings) -> str:
+    match name:
+        case "openai":
+            return f"Check OPENAI_API_KEY, and that OPENAI_BASE_URL ({settings.openai_base_url}) is right and in reach."
+        case "ollama":
+            return f"Check SUPPORTED_MODELS, and that Ollama runs at OLLAMA_BASE_URL ({settings.ollama_base_url})."
+        case _:
+            return "Check the provider's settings: docs/providers.md names them."
 
 
 async def _found(look: Look, earlier: Iterable[Finding]) -> Finding:

@@ -377,7 +377,7 @@ def load_settings(env_file: Path | None = Path(".env"), *, before: Settings | No
     if before:
         faults |= {name: fault for name, fault in _restart_faults(before, settings) if name not in faults}
     if faults:
-        raise _error(faults)
+        raise _error(faults, *_unread(env_file, settings))
     return settings
 
 
@@ -441,8 +441,14 @@ def _provisional(env_file: Path | None, given: Mapping[str, object]) -> tuple[Se
     return settings, faults | secret_faults
 
 
-def _error(faults: Mapping[str, str]) -> ConfigurationError:
-    return ConfigurationError([f"{name.upper()}: {fault}" for name, fault in faults.items()])
+def _error(faults: Mapping[str, str], *more: str) -> ConfigurationError:
+    return ConfigurationError([*(f"{name.upper()}: {fault}" for name, fault in faults.items()), *more])
+
+
+def _unread(env_file: Path | None, settings: Settings) -> Iterator[str]:
+    """Where everything is missing the file may only lie in another folder."""
+    if not settings.api_base_url and not (env_file and env_file.is_file()):
+        yield f"no settings were read from a file: there is no .env in {Path.cwd()}, and --env-file names no other"
 
 
 def _read(env_file: Path | None, given: Mapping[str, object]) -> Settings:
@@ -604,7 +610,9 @@ def _access_faults(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _state_faults(settings: Settings) -> Iterator[tuple[str, str]]:
     scheme, separator, rest = settings.state_url.get_secret_value().partition("://")
-    if not separator or scheme not in {"sqlite", "postgresql", "postgres"} or not rest.strip("/"):
+    known = scheme in {"sqlite", "postgresql", "postgres"}
+    a_host = scheme == "sqlite" and not rest.startswith("/")  # two slashes: SQLite would pass over the first folder
+    if not separator or not known or a_host or not rest.strip("/"):
         files = "sqlite:///data/state.db, sqlite:////absolute/path/state.db"
         yield "state_url", f"cannot be used; give {files}, or postgresql://user:password@host:5432/database"
     if settings.rate_limit_storage_path and "state_url" in settings.model_fields_set:

@@ -350,14 +350,17 @@ async def test_check_of_everything_broken_still_tells_all(tmp_path: Path) -> Non
     }
     code, text = await finished("check", "--json", folder=tmp_path, env=nowhere)
     assert code == 1
-    broken = {finding["name"] for finding in json.loads(text) if not finding["ok"]}
-    assert broken == {"token", "task api", "provider ollama", "state"}
+    broken = {finding["name"]: finding["advice"] for finding in json.loads(text) if not finding["ok"]}
+    assert set(broken) == {"token", "task api", "provider ollama", "state"}
+    assert "http://127.0.0.1:9/token" in broken["token"]
+    assert "OLLAMA_BASE_URL (http://127.0.0.1:9)" in broken["provider ollama"]
 
 
 async def test_check_of_a_configuration_that_cannot_be_used(tmp_path: Path) -> None:
     code, text = await finished("check", folder=tmp_path)
     assert code == 78
     assert "API_BASE_URL: is missing" in text
+    assert f"there is no .env in {tmp_path}" in text
 
 
 async def test_version(tmp_path: Path) -> None:

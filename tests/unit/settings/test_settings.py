@@ -102,6 +102,7 @@ def test_every_fault_is_told_at_once() -> None:
         ("SUPPORTED_MODELS", "["),
         ("SUPPORTED_MODELS", " , "),
         ("STATE_URL", "mysql://somewhere/db"),
+        ("STATE_URL", "sqlite://data/state.db"),
         ("HOLD_LIMIT", "3"),
         ("CLAIM_TASKS", "perhaps"),
         ("TOKEN_LIMIT_PER_HOUR", "0.5"),
