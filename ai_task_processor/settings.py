@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     # Task API
     api_base_url: Text = Field("", description="address of the application that collects the tasks")
     ory_project_slug: Text = Field("", description="Ory project whose token endpoint is used")
-    oauth2_token_url: Text = Field("", description="token endpoint, when it is not Ory's")
+    oauth2_token_url: Text = Field("", description="token endpoint, when it is not Ory's; goes before ORY_PROJECT_SLUG")
     oauth2_client_id: Text = Field("", description="OAuth2 client id")
     oauth2_client_secret: SecretStr = Field(SecretStr(""), description="OAuth2 client secret")
     oauth2_client_secret_file: Text = Field("", description="file that holds OAUTH2_CLIENT_SECRET")
@@ -130,7 +130,8 @@ class Settings(BaseSettings):
     # Providers
     processing_mode: ProcessingMode = Field(
         "auto",
-        description="openai, ollama, hybrid, local, mock, or auto: openai if there is an OPENAI_API_KEY, else local",
+        description="who embeds: openai, ollama, hybrid, local, mock, or auto: openai if there is an OPENAI_API_KEY, "
+        "else local",
     )
     openai_api_key: SecretStr = Field(
         SecretStr(""), description=f"key for OpenAI or a compatible server; {PLACEHOLDER_KEY} turns mock mode on"
@@ -227,7 +228,9 @@ class Settings(BaseSettings):
 
     # Operation
     metrics_host: Text = Field("127.0.0.1", description="interface of the status page, /health, /ready and /metrics")
-    metrics_port: Port = Field(8001, description="port of the status page, /health, /ready and /metrics; 0 is any")
+    metrics_port: Port = Field(
+        8001, description="port of the status page, /health, /ready and /metrics; 0 picks a free one"
+    )
     poll_token: SecretStr = Field(
         SecretStr(""), description="secret of those who may ask for POST /poll, /pause or /resume; none turns that off"
     )
