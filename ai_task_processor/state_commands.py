@@ -53,7 +53,8 @@ def retry_rows(url: str, task_ids: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         _print_json({"retried": count})
     else:
-        Console().print(f"{count} {'row' if count == 1 else 'rows'} will be tried again")
+        others = "; the others named are not here, or wait for nothing" if count < len(set(task_ids)) else ""
+        Console().print(f"{count} {'row' if count == 1 else 'rows'} will be tried again{others}")
 
 
 def export_rows(url: str, *, texts: bool) -> None:

@@ -65,6 +65,13 @@ def test_a_script_is_told_how_many(url: str, capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out) == {"retried": 0}
 
 
+def test_an_id_that_is_not_tried_again_is_told(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    retry_rows(url, ["nowhere"], as_json=False)
+    assert "the others named are not here" in capsys.readouterr().out
+    retry_rows(url, [], as_json=False)
+    assert capsys.readouterr().out == "0 rows will be tried again\n"
+
+
 def commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every command by its path."""
     for name, one in group.commands.items():
