@@ -9,7 +9,7 @@ NEST := examples/nestjs
 RULE_MANIFEST := deploy/kubernetes/components/monitoring/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test nestjs e2e engines bench replicas chaos check format docs image rules lock clean
+.PHONY: help demo run test nestjs e2e engines bench soak replicas chaos check format docs image rules lock clean
 
 help: ## Show what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
