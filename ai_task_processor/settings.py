@@ -3,15 +3,15 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, NoDecode, SettingsConfigDict
 
 from ai_task_processor.domain.amount import USD, Unit, window_key
 from ai_task_processor.domain.confidential import Confidential
@@ -19,6 +19,7 @@ from ai_task_processor.domain.errors import ConfigurationError
 from ai_task_processor.domain.proxies import Proxies, Proxy, proxy_at, words_of
 from ai_task_processor.ops.address import url_here
 from ai_task_processor.providers.prices import DEAREST
+from ai_task_processor.spelling import lookalikes
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
 """What example files hold in place of a key; it turns mock processing on."""
@@ -95,6 +96,8 @@ class Settings(BaseSettings):
         frozen=True,
         hide_input_in_errors=True,
     )
+
+    _misspelt: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
     # Task API
     api_base_url: Text = Field("", description="address of the application that collects the tasks")
@@ -290,6 +293,18 @@ class Settings(BaseSettings):
         return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
 
     @property
+    def misspelt(self) -> Mapping[str, str]:
+        """Names that were given and mean nothing, and for each the setting whose name is one slip of the pen away."""
+        return self._misspelt
+
+    def read_beside(self, given: Iterable[str]) -> "Settings":
+        """The same, knowing which names were ``given`` where settings are looked for."""
+        known = {name.upper() for name in Settings.model_fields}
+        copy = self.model_copy()
+        copy._misspelt = lookalikes({name.upper() for name in given}, known)  # noqa: SLF001  # of our own kind
+        return copy
+
+    @property
     def proxies(self) -> Proxies:
         """The proxies, and who is asked without one. Raises ValueError where there is a fault in them."""
         return Proxies(_proxy(self, "https_proxy"), _proxy(self, "http_proxy"), words_of(self.no_proxy))
@@ -381,7 +396,7 @@ def load_settings(env_file: Path | None = Path(".env"), *, before: Settings | No
         faults |= {name: fault for name, fault in _restart_faults(before, settings) if name not in faults}
     if faults:
         raise _error(faults, *_unread(env_file, settings))
-    return settings
+    return settings.read_beside(_names_given(env_file))
 
 
 def load_state_location(env_file: Path | None = Path(".env")) -> str:
@@ -460,6 +475,10 @@ def _read(env_file: Path | None, given: Mapping[str, object]) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigurationError([f"{str(env_file)!r} cannot be read: {reason}"]) from error
+
+
+def _names_given(env_file: Path | None) -> Iterable[str]:
+    return {*os.environ, *DotEnvSettingsSource(Settings, env_file=env_file).env_vars}
 
 
 def _in_lower_case() -> dict[str, object]:

@@ -141,7 +141,7 @@ def facts(settings: Settings) -> dict[str, object]:
 
 def warnings(settings: Settings) -> list[str]:
     """What an operator should know before it surprises."""
-    found: list[str] = []
+    found = [f"{name} is no setting and means nothing: is {meant} meant?" for name, meant in settings.misspelt.items()]
     if settings.mode == "mock":
         why = (
             "OPENAI_API_KEY is the placeholder of the example file" if settings.has_placeholder_key else "as configured"

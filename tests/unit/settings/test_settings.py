@@ -71,6 +71,16 @@ def test_features_are_all_or_none_or_named(monkeypatch: pytest.MonkeyPatch, give
     assert {*load(monkeypatch, {"API_FEATURES": given}).wanted_features} == wanted
 
 
+def test_a_name_that_is_nearly_a_setting_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("COST_LIMIT_PER_DYA=5\nDATABASE_URL=of_another\nbatch_size=8\n", encoding="utf-8")
+    settings = load(monkeypatch, {"RATE_LIMIT_PER_MINUT": "3"})
+    assert settings.misspelt == {
+        "COST_LIMIT_PER_DYA": "COST_LIMIT_PER_DAY",
+        "RATE_LIMIT_PER_MINUT": "RATE_LIMIT_PER_MINUTE",
+    }
+    assert settings.batch_size == 8
+
+
 def test_every_fault_is_told_at_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_settings(batch_size="many", rate_limit_strategy="sometimes", ollama_base_url="nowhere")

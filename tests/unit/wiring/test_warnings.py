@@ -44,3 +44,10 @@ def test_what_surprises_is_said_once(given: dict[str, object], words: str) -> No
 )
 def test_what_is_safe_is_not_warned_of(given: dict[str, object]) -> None:
     assert warnings(load_settings(None, **SAFE | given)) == []
+
+
+def test_a_slip_of_the_pen_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COST_LIMIT_PER_DYA", "5")
+    assert warnings(load_settings(None, **SAFE)) == [
+        "COST_LIMIT_PER_DYA is no setting and means nothing: is COST_LIMIT_PER_DAY meant?"
+    ]
