@@ -293,8 +293,7 @@ class _Token:
                 return Check(ok=True, detail="not needed yet: it does not poll")
             return Check(ok=True, detail="held") if self._ever else Check(ok=False, detail="not asked for yet")
         if failure.refused:
-            mend = "check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and OAUTH2_SCOPE"
-            return Check(ok=False, detail=f"credentials refused: {failure.reason}; {mend}")
+            return Check(ok=False, detail=f"credentials refused: {failure.reason}")
         if self._ever and self._clock.monotonic() < self._good_until:
             return Check(ok=True, detail=f"held, but a new one cannot be had: {failure.reason}; {BY_ITSELF}")
         mend = "if it lasts, check OAUTH2_TOKEN_URL or ORY_PROJECT_SLUG"

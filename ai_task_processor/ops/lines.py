@@ -217,8 +217,7 @@ def _configuration_changed(event: ConfigurationChanged) -> Iterator[Line]:
 
 def _token_failed(event: TokenFailed) -> Iterator[Line]:
     if event.refused:
-        hint = "check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET and OAUTH2_SCOPE"
-        yield Line(ERROR, "OAuth2 credentials refused", {"reason": event.reason, "hint": hint})
+        yield Line(ERROR, "OAuth2 credentials refused", {"reason": event.reason})
     else:
         yield Line(WARNING, "OAuth2 token not available", {"reason": event.reason})
 

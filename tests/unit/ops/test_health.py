@@ -214,7 +214,7 @@ def test_able_when_everything_is_there() -> None:
     ("event", "check", "told"),
     [
         (events.Stopping("SIGTERM", 30), "running", "stopping (SIGTERM)"),
-        (events.TokenFailed("invalid_client", refused=True), "token", "check OAUTH2_CLIENT_ID, OAUTH2_CLIENT_SECRET"),
+        (events.TokenFailed("no endpoint: check OAUTH2_TOKEN_URL", refused=True), "token", "check OAUTH2_TOKEN_URL"),
         (events.PollFailed("503 from the API", 2), "task_api", "503 from the API; tried again without your help"),
         (events.PollFailed("no answer", 2), "task_api", "check API_BASE_URL"),
         (events.DeliveryHalted(BEGINNING, "refused"), "task_api", "refused"),
