@@ -33,7 +33,7 @@ NAME = "postgresql://simulated"
 
 _TRANSLATED = (
     (re.compile(r"SELECT unnest\(ARRAY\((.*?)\)\)", re.DOTALL), r"\1"),
-    (re.compile(r"FOR UPDATE SKIP LOCKED"), ""),
+    (re.compile(r"FOR UPDATE( SKIP LOCKED)?"), ""),
     (re.compile(r"FROM pg_advisory_xact_lock\(\d+\)"), ""),
     (re.compile(r"EXTRACT\(EPOCH FROM clock_timestamp\(\)\)"), "clock_timestamp()"),
 )
