@@ -41,7 +41,7 @@ MODEL = "nomic-embed-text"
 GLANCE = 60.0
 """Simulated seconds between looks of idle stages, which cost the more the longer a test pretends to wait."""
 
-PATIENCE = 0.001
+PATIENCE = 0.002
 """Real seconds in which what was sent over loopback has come."""
 
 # --- Simulated time with sockets --------------------------------------------------------------------------------------
