@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Final, TypeAlias, cast
 
-from sqlalchemy import Connection, LargeBinary, Text, bindparam, text
+from sqlalchemy import Connection, Dialect, LargeBinary, Text, bindparam, text
 
 Values: TypeAlias = Mapping[str, Any]
 
@@ -69,13 +69,14 @@ class Statement:
         return sum(driver.execute(*self._for_driver(some)).rowcount for some in self._portions(values))
 
     def change_each(self, connection: Connection, each: Sequence[Values]) -> int:
-        """Run it once for each of these values; answer how many rows it changed together."""
+        """Run it once for each of these values; answer how many rows it changed together, -1 where nobody knows."""
         if not each:
             return 0
         driver = _driver(connection)
         if driver is None:
-            return connection.execute(_clause(self.shared), each).rowcount
-        changed, rows = 0, [self._in_order(values) for values in each]
+            sql, names = _compiled(self.shared, connection.dialect)
+            return connection.exec_driver_sql(sql, [_in_order(values, names) for values in each]).rowcount
+        changed, rows = 0, [_in_order(values, self.parameters) for values in each]
         insertion = _INSERTION.fullmatch(self.sole)
         if insertion:
             row = _marked(insertion[1])
@@ -93,13 +94,10 @@ class Statement:
 
     def _for_driver(self, values: Values) -> tuple[str, Sequence[Any]]:
         if not self._list:
-            return _marked(self.sole), self._in_order(values)
+            return _marked(self.sole), _in_order(values, self.parameters)
         listed = list(values[self._list])
         flat = chain.from_iterable(listed if name == self._list else (values[name],) for name in self.parameters)
         return _marked(self.sole, len(listed)), tuple(flat)
-
-    def _in_order(self, values: Values) -> tuple[Any, ...]:
-        return tuple([values[name] for name in self.parameters])
 
 
 def _driver(connection: Connection) -> sqlite3.Connection | None:
@@ -119,6 +117,17 @@ def _marked(sql: str, listed: int = 0) -> str:
 def _clause(sql: str) -> Any:  # noqa: ANN401
     listed = _LISTS.keys() & _PARAMETER.findall(sql)
     return text(sql).bindparams(*(bindparam(name, type_=_LISTS[name], expanding=True) for name in listed))
+
+
+def _in_order(values: Values, names: Iterable[str]) -> tuple[Any, ...]:
+    return tuple([values[name] for name in names])
+
+
+@lru_cache(maxsize=256)
+def _compiled(sql: str, dialect: Dialect) -> tuple[str, tuple[str, ...]]:
+    """The statement as the driver wants it, and whose value goes where: SQLAlchemy's checks of each row cost more."""
+    compiled = _clause(sql).compile(dialect=dialect)
+    return str(compiled), tuple(compiled.positiontup or ())
 
 
 def _insert_together(
