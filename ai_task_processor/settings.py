@@ -19,7 +19,7 @@ from ai_task_processor.domain.errors import ConfigurationError
 from ai_task_processor.domain.proxies import Proxies, Proxy, proxy_at, words_of
 from ai_task_processor.ops.address import url_here
 from ai_task_processor.providers.prices import DEAREST
-from ai_task_processor.spelling import lookalikes
+from ai_task_processor.spelling import misspelt
 
 PLACEHOLDER_KEY = "your_openai_api_key_here"
 """What example files hold in place of a key; it turns mock processing on."""
@@ -301,7 +301,7 @@ class Settings(BaseSettings):
         """The same, knowing which names were ``given`` where settings are looked for."""
         known = {name.upper() for name in Settings.model_fields}
         copy = self.model_copy()
-        copy._misspelt = lookalikes({name.upper() for name in given}, known)  # noqa: SLF001  # of our own kind
+        copy._misspelt = misspelt({name.upper() for name in given}, known)  # noqa: SLF001  # of our own kind
         return copy
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 
 
-def lookalikes(given: Collection[str], known: Collection[str]) -> Mapping[str, str]:
+def misspelt(given: Collection[str], known: Collection[str]) -> Mapping[str, str]:
     """Those of the names ``given`` that are not ``known``, each with a known one from which one slip made it.
 
     A slip is a letter too many, too few, another one, or two that have changed places (Damerau's distance of 1; now

@@ -41,7 +41,7 @@ from ai_task_processor.domain.events import (
     TurnElsewhere,
 )
 from ai_task_processor.domain.ports import WindowUsage
-from ai_task_processor.ops.observers import Handler
+from ai_task_processor.ops.observers import Handler, Selective
 
 OK = 200
 UNAVAILABLE = 503
@@ -77,7 +77,7 @@ class HealthSettings(Struct, frozen=True):
     preparing: Collection[str] = ()
 
 
-class Health:
+class Health(Selective):
     """Observes events and answers the two questions of a supervisor.
 
     Alive: the loop turns (it answers) and a poll was attempted lately, whatever came of it. Able: all checks are ok.
@@ -94,12 +94,6 @@ class Health:
         self._provider = _Provider(settings.providers)
         self._running = _Running()
         self._state = _State(storage)
-
-    def __call__(self, event: Event) -> None:
-        """Take note of ``event``."""
-        handler = self.handler(type(event))
-        if handler:
-            handler(event)
 
     def handler(self, kind: type[Event]) -> Handler | None:
         """What takes events of this type; None where they say nothing about health."""

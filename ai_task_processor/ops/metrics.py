@@ -48,7 +48,7 @@ from ai_task_processor.domain.events import (
 )
 from ai_task_processor.domain.ports import Backlog, WindowUsage
 from ai_task_processor.ops.catalogue import CATALOGUE, Description
-from ai_task_processor.ops.observers import Handler
+from ai_task_processor.ops.observers import Handler, Selective
 from ai_task_processor.ops.series import Counts, Measurements
 
 OTHER = "other"
@@ -66,7 +66,7 @@ _LIMITS: Mapping[Unit, tuple[str, int, str]] = {
 BREAKER_STATES = ("closed", "open", "half_open")
 
 
-class Metrics:
+class Metrics(Selective):
     """Counts events in a registry of its own, and writes the registry down for a scrape.
 
     ``types`` are the task types that have a processor; all others share the label ``other``, where any are given.
@@ -106,12 +106,6 @@ class Metrics:
         self._begin(version, breakers)
         for provider, at_once in (concurrency or {}).items():
             self._set("provider_concurrency", at_once, provider)
-
-    def __call__(self, event: Event) -> None:
-        """Count ``event``."""
-        handler = self.handler(type(event))
-        if handler:
-            handler(event)
 
     def handler(self, kind: type[Event]) -> Handler | None:
         """What counts events of this type; None where they are not counted."""

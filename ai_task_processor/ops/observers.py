@@ -1,8 +1,9 @@
 """Tells what happens to several observers."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 from ai_task_processor.domain.events import Event
 from ai_task_processor.domain.ports import Observer
@@ -13,13 +14,18 @@ Handler: TypeAlias = Callable[..., None]
 """Takes note of events of one type."""
 
 
-@runtime_checkable
-class Selective(Observer, Protocol):
+class Selective(ABC):
     """An observer that says beforehand which types of events it wants, and by which of its methods."""
 
+    def __call__(self, event: Event) -> None:
+        """Take note of ``event``, if it is wanted."""
+        handler = self.handler(type(event))
+        if handler is not None:
+            handler(event)
+
+    @abstractmethod
     def handler(self, kind: type[Event]) -> Handler | None:
         """What takes events of this type, always the same; None where they are not wanted."""
-        ...
 
 
 class Observers:

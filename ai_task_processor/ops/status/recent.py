@@ -18,7 +18,7 @@ from ai_task_processor.domain.events import (
     Stopping,
     TaskSettled,
 )
-from ai_task_processor.ops.observers import Handler
+from ai_task_processor.ops.observers import Handler, Selective
 from ai_task_processor.ops.status.facts import Breaker, Failure, Minute, Refusal
 
 MINUTES = 60
@@ -27,7 +27,7 @@ MOST_BREAKERS = 50
 """Breakers, and refusing providers, that are told apart; there are as many as engines."""
 
 
-class Recent:
+class Recent(Selective):
     """An observer that remembers a bounded part of what it was told; ``breakers`` are closed until they change."""
 
     def __init__(self, *, clock: Clock, breakers: Collection[str] = ()) -> None:
@@ -54,12 +54,6 @@ class Recent:
         """When the last poll succeeded (Unix seconds)."""
         self.is_running = False
         self.is_stopping = False
-
-    def __call__(self, event: Event) -> None:
-        """Take note of ``event``."""
-        handler = self.handler(type(event))
-        if handler:
-            handler(event)
 
     def handler(self, kind: type[Event]) -> Handler | None:
         """What remembers events of this type; None where they are not remembered."""

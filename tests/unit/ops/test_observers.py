@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from ai_task_processor.domain.events import Event, Running, Stopped
-from ai_task_processor.ops.observers import Handler, Observers
+from ai_task_processor.ops.observers import Handler, Observers, Selective
 
 
 def broken(_event: Event) -> None:
@@ -17,7 +17,7 @@ def test_every_observer_is_told_in_order() -> None:
     assert told == [("first", Running()), ("second", Running())]
 
 
-class Picky:
+class Picky(Selective):
     """Takes what begins, and nothing else."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ai_task_processor.spelling import lookalikes
+from ai_task_processor.spelling import misspelt
 
 KNOWN = {"RATE_LIMIT_PER_MINUTE", "RATE_LIMIT_PER_MONTH", "COST_LIMIT_PER_DAY", "OPENAI_API_KEY", "LONG"}
 
@@ -26,7 +26,7 @@ KNOWN = {"RATE_LIMIT_PER_MINUTE", "RATE_LIMIT_PER_MONTH", "COST_LIMIT_PER_DAY", 
     ],
 )
 def test_slips(name: str, meant: str) -> None:
-    assert lookalikes({name}, KNOWN) == ({name: meant} if meant else {})
+    assert misspelt({name}, KNOWN) == ({name: meant} if meant else {})
 
 
 @given(st.sampled_from(sorted(KNOWN - {"LONG"})), st.integers(0, 40), st.sampled_from(string.ascii_uppercase))
@@ -39,4 +39,4 @@ def test_one_slip_is_always_found(name: str, place: int, letter: str) -> None:
         before + letter + after,
         before + after[:1] + here + after[1:],
     }
-    assert lookalikes(slips, KNOWN) == dict.fromkeys(slips - KNOWN, name)
+    assert misspelt(slips, KNOWN) == dict.fromkeys(slips - KNOWN, name)
